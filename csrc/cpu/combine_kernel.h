@@ -1,0 +1,121 @@
+// out = Σ_k weights[k] · rows[k] over a range of columns: one read of every row, one write.
+#pragma once
+
+#include "simd.h"
+
+namespace mtlfast {
+namespace {
+
+// Rows read at once. More streams than that fall out of step with the hardware prefetchers, and page-aligned
+// rows (all large tensors) compete for the same few cache sets.
+constexpr int kCombineRows = 4;
+constexpr int kCombineUnroll = 4;
+constexpr int kCombineStep = kCombineUnroll * kLanes;
+constexpr int kCombineColumns = 1024;  // float64 sums of one tile: 8 KiB
+
+// sums (+)= Σ weights[k] · rows[k] over one tile; the last call converts into out.
+template <class T, int kRows, bool kFirst, bool kLast, bool kStream>
+inline void combine_tile(const T* const* rows, const double* weights, T* out, int64_t column,
+                         int64_t columns, double* sums) {
+  for (int64_t step = 0; step < columns; step += kCombineStep) {
+#pragma GCC unroll 8
+    for (int u = 0; u < kCombineUnroll; ++u) {
+      const int64_t lane = step + u * kLanes;
+      Vec sum = {};
+      if constexpr (!kFirst) sum = *reinterpret_cast<const Vec*>(sums + lane);
+#pragma GCC unroll 4
+      for (int k = 0; k < kRows; ++k) {
+        const T* source = rows[k] + column + lane;
+        sum += weights[k] * load(source);
+        // The same row's next tile: bursts of one tile are too short for the hardware prefetchers.
+        if ((u * kLanes * sizeof(T)) % 64 == 0) __builtin_prefetch(source + kCombineColumns, 0, 2);
+      }
+      if constexpr (!kLast) {
+        *reinterpret_cast<Vec*>(sums + lane) = sum;
+      } else if constexpr (kStream) {
+        stream(out + column + lane, sum);
+      } else {
+        store(out + column + lane, sum);
+      }
+    }
+  }
+}
+
+template <class T, bool kFirst, bool kStream>
+inline void combine_last(const T* const* rows, const double* weights, int num_rows, T* out,
+                         int64_t column, int64_t columns, double* sums) {
+  switch (num_rows) {
+    case 1:
+      return combine_tile<T, 1, kFirst, true, kStream>(rows, weights, out, column, columns, sums);
+    case 2:
+      return combine_tile<T, 2, kFirst, true, kStream>(rows, weights, out, column, columns, sums);
+    case 3:
+      return combine_tile<T, 3, kFirst, true, kStream>(rows, weights, out, column, columns, sums);
+    default:
+      return combine_tile<T, 4, kFirst, true, kStream>(rows, weights, out, column, columns, sums);
+  }
+}
+
+template <class T, bool kStream>
+inline void combine_columns(const T* const* rows, const double* weights, int num_rows, T* out,
+                            int64_t column, int64_t columns) {
+  if (num_rows <= kCombineRows)
+    return combine_last<T, true, kStream>(rows, weights, num_rows, out, column, columns, nullptr);
+  alignas(64) double sums[kCombineColumns];
+  combine_tile<T, kCombineRows, true, false, kStream>(rows, weights, out, column, columns, sums);
+  int k = kCombineRows;
+  for (; num_rows - k > kCombineRows; k += kCombineRows)
+    combine_tile<T, kCombineRows, false, false, kStream>(rows + k, weights + k, out, column,
+                                                         columns, sums);
+  combine_last<T, false, kStream>(rows + k, weights + k, num_rows - k, out, column, columns, sums);
+}
+
+template <class T>
+inline void combine_partial(const T* const* rows, const double* weights, int num_rows, T* out,
+                            int64_t column, int64_t count) {
+  Vec sum = {};
+  for (int k = 0; k < num_rows; ++k) sum += weights[k] * load_partial(rows[k] + column, count);
+  store_partial(out + column, sum, count);
+}
+
+template <class T, bool kStream>
+inline int64_t combine_tiles(const T* const* rows, const double* weights, int num_rows, T* out,
+                             int64_t column, int64_t end) {
+  while (end - column >= kCombineStep) {
+    const int64_t left = (end - column) / kCombineStep * kCombineStep;
+    const int64_t columns = left < kCombineColumns ? left : kCombineColumns;
+    combine_columns<T, kStream>(rows, weights, num_rows, out, column, columns);
+    column += columns;
+  }
+  return column;
+}
+
+template <class T>
+void combine_rows(const void* const* untyped_rows, const double* weights, int num_rows,
+                  void* untyped_out, int64_t begin, int64_t end, bool stream) {
+  const T* const* rows = reinterpret_cast<const T* const*>(untyped_rows);
+  T* out = static_cast<T*>(untyped_out);
+  int64_t column = begin;
+  if (stream && num_rows > 0) {
+    // Streaming stores need an aligned target: single elements up to the next cache line.
+    const uint64_t misaligned = reinterpret_cast<uint64_t>(out + column) % 64;
+    int64_t head = misaligned == 0 ? 0 : static_cast<int64_t>((64 - misaligned) / sizeof(T));
+    if (head > end - column) head = end - column;
+    while (head > 0) {
+      const int64_t count = head < kLanes ? head : kLanes;
+      combine_partial(rows, weights, num_rows, out, column, count);
+      column += count;
+      head -= count;
+    }
+    column = combine_tiles<T, true>(rows, weights, num_rows, out, column, end);
+    stream_fence();
+  } else if (num_rows > 0) {
+    column = combine_tiles<T, false>(rows, weights, num_rows, out, column, end);
+  }
+  for (; column < end; column += kLanes)
+    combine_partial(rows, weights, num_rows, out, column,
+                    end - column < kLanes ? end - column : kLanes);
+}
+
+}  // namespace
+}  // namespace mtlfast

@@ -1,0 +1,29 @@
+// The CPU kernels for one instruction set; compiled once per set with MTLFAST_ISA_<name> defined.
+#include "combine_kernel.h"
+#include "gramian_kernel.h"
+#include "kernel_table.h"
+
+namespace mtlfast {
+
+#if defined(MTLFAST_ISA_avx512)
+#define MTLFAST_TABLE avx512_kernels
+#define MTLFAST_ISA_NAME "avx512"
+#elif defined(MTLFAST_ISA_avx2)
+#define MTLFAST_TABLE avx2_kernels
+#define MTLFAST_ISA_NAME "avx2"
+#else
+#define MTLFAST_TABLE baseline_kernels
+#define MTLFAST_ISA_NAME "baseline"
+#endif
+
+const KernelTable& MTLFAST_TABLE() {
+  static const KernelTable table = {
+      MTLFAST_ISA_NAME,
+      {gramian_rows<float>, gramian_rows<double>, gramian_rows<bfloat16>, gramian_rows<float16>},
+      gramian_scratch,
+      {combine_rows<float>, combine_rows<double>, combine_rows<bfloat16>, combine_rows<float16>},
+  };
+  return table;
+}
+
+}  // namespace mtlfast

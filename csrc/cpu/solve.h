@@ -1,0 +1,17 @@
+// The K x K solvers by name, on the host.
+#pragma once
+
+#include "../solvers/solver.h"
+
+namespace mtlfast::cpu {
+
+struct SolverEntry {
+  const char* name;
+  int num_options;
+  int64 (*state_size)(int num_tasks);
+  int (*run)(const SolveArgs& args);  // provides scratch and workspace; returns a Status
+};
+
+const SolverEntry* find_solver(const char* name);  // null: there is none
+
+}  // namespace mtlfast::cpu

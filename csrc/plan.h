@@ -1,0 +1,86 @@
+// One walk over the Python lists of task gradients: pointers, sizes and types for the kernels.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "cpu/kernel_table.h"
+
+typedef struct _object PyObject;
+
+namespace mtlfast {
+
+// K sequences of T tensors (or None), flattened so that a kernel reads each block as K rows of equal length.
+struct Plan {
+  int num_tasks = 0;
+  int64_t num_tensors = 0;
+  int64_t num_columns = 0;         // P: elements of all tensors that some task reaches
+  std::vector<const void*> rows;   // [T, K]; null: the task does not reach the tensor
+  std::vector<int64_t> offsets;    // [T + 1]: prefix sums of the sizes
+  std::vector<ElementType> types;  // [T]
+  std::vector<const at::Tensor*>
+      like;                        // [T]: shape and layout of the rows; null: no task reaches it
+  std::vector<at::Tensor> copies;  // dense copies of odd layouts, for this call
+  std::vector<at::Tensor> alive;   // see hold()
+
+  // Reads the lists. Throws TypeError or ValueError naming the entry, what was found and what was expected.
+  // A tensor whose layout differs from its peers', or that is no plain dense block, is copied for this call.
+  void read(PyObject* task_grads);
+
+  // Keeps every tensor alive, so that the interpreter's lock can be released: another thread may change the lists.
+  void hold(PyObject* task_grads);
+
+  bool is_large() const { return num_columns * num_tasks > kLargeElements; }
+
+  static constexpr int64_t kLargeElements =
+      1 << 16;  // under it a call is shorter than giving up the lock
+};
+
+// The columns [begin, end) of tensor t that belong to group number `group` of `num_groups` equal shares of all
+// columns. Calls visit(t, begin, end) in order. Boundaries inside a tensor fall on multiples of `align`.
+template <class Visit>
+void for_each_range(const Plan& plan, int64_t group, int64_t num_groups, int64_t align,
+                    Visit visit);
+
+// Equal shares of the columns, a function of the sizes alone: results do not depend on the thread count.
+struct Groups {
+  int64_t count;
+  int64_t align;
+};
+Groups make_groups(const Plan& plan, int64_t max_groups);
+
+namespace cpu {
+void gramian(const Plan& plan, double* out);  // [K, K], row-major
+// outs[t]: where tensor t goes, null to skip it; weights [K]; accumulate: add to what outs[t] holds.
+void combine(const Plan& plan, const double* weights, const std::vector<void*>& outs,
+             bool accumulate);
+}  // namespace cpu
+
+const KernelTable& kernels();      // the table in force
+void force_isa(const char* name);  // "avx512", "avx2", "baseline", or "auto"
+std::vector<const char*> supported_isas();
+
+template <class Visit>
+void for_each_range(const Plan& plan, int64_t group, int64_t num_groups, int64_t align,
+                    Visit visit) {
+  const int64_t first = plan.num_columns * group / num_groups;
+  const int64_t last = plan.num_columns * (group + 1) / num_groups;
+  // The last tensor that starts at or before `first`: binary search over the prefix sums.
+  int64_t low = 0;
+  int64_t high = plan.num_tensors;
+  while (high - low > 1) {
+    const int64_t middle = (low + high) / 2;
+    (plan.offsets[middle] <= first ? low : high) = middle;
+  }
+  for (int64_t t = low; t < plan.num_tensors && plan.offsets[t] < last; ++t) {
+    const int64_t start = plan.offsets[t];
+    const int64_t size = plan.offsets[t + 1] - start;
+    const int64_t begin = first <= start ? 0 : (first - start) / align * align;
+    const int64_t end = last >= start + size ? size : (last - start) / align * align;
+    if (begin < end) visit(t, begin, end);
+  }
+}
+
+}  // namespace mtlfast

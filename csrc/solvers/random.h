@@ -1,0 +1,37 @@
+// Counter-based random permutations: the same integers on the host, on the device and in Python.
+#pragma once
+
+#include "solver.h"
+
+namespace mtlfast {
+
+// The splitmix64 step: adds the golden-ratio increment, then mixes all bits.
+MTLFAST_HD uint64 mix_bits(uint64 x) {
+  x += 0x9E3779B97F4A7C15ULL;
+  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ULL;
+  x = (x ^ (x >> 27)) * 0x94D049BB133111EBULL;
+  return x ^ (x >> 31);
+}
+
+// A hash of (seed, counter, row, position), uniform over 64 bits.
+MTLFAST_HD uint64 random_bits(const int64* rng, int row, int position) {
+  uint64 hash = mix_bits(static_cast<uint64>(rng[0]));
+  hash = mix_bits(hash ^ static_cast<uint64>(rng[1]));
+  hash = mix_bits(hash ^ static_cast<uint64>(row));
+  return mix_bits(hash ^ static_cast<uint64>(position));
+}
+
+// Fisher-Yates: order[0 .. count) becomes a permutation of 0 .. count-1, own to (rng, row). Drawing
+// from the top 32 bits is biased by less than count / 2^32.
+MTLFAST_HD void draw_order(const int64* rng, int row, int count, int* order) {
+  for (int i = 0; i < count; ++i) order[i] = i;
+  for (int i = count - 1; i > 0; --i) {
+    const uint64 bound = static_cast<uint64>(i) + 1;
+    const int other = static_cast<int>(((random_bits(rng, row, i) >> 32) * bound) >> 32);
+    const int kept = order[i];
+    order[i] = order[other];
+    order[other] = kept;
+  }
+}
+
+}  // namespace mtlfast

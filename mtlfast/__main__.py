@@ -1,0 +1,5 @@
+"""``python -m mtlfast``."""
+
+from mtlfast.cli import main
+
+raise SystemExit(main())

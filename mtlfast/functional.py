@@ -1,0 +1,154 @@
+"""Gramian, combination and aggregation for other codebases: torch, NumPy and CuPy arrays alike.
+
+Arrays cross by DLPack, without a copy, and the answer comes back in the kind that went in.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mtlfast import ops
+from mtlfast.weighting import Weighting, get
+
+Array = Any
+"""A torch tensor, a NumPy array, or another array with DLPack, such as CuPy's."""
+
+
+def gramian(task_grads: Sequence[Sequence[Array | None]]) -> Array:
+    """Inner products of K task gradients, in one pass over their elements.
+
+    Args:
+        task_grads: K sequences of T arrays of any shapes, or None where a task does not reach an
+            array. float32, float64, bfloat16 or float16; one dtype and shape per array.
+
+    Returns:
+        ``[K, K]`` float64 on the gradients' device, accumulated in float64 and bitwise the same for
+        any number of threads. Not differentiable.
+
+    Raises:
+        TypeError: an entry is no dense real floating-point array, or dtypes differ across tasks.
+        ValueError: no tasks, or numbers, shapes or devices that differ across tasks.
+    """
+    rows, back = _to_torch(task_grads)
+    return back(ops.gramian(rows))
+
+
+def combine(
+    task_grads: Sequence[Sequence[Array | None]],
+    weights: Array | Sequence[float],
+    out: list[Array | None] | None = None,
+) -> list[Array | None]:
+    """The weighted sum of K task gradients, ``d = Jᵀw``, in one pass over their elements.
+
+    Sums are float64, rounded once to the gradients' dtype. A task whose weight is exactly 0 is not
+    read: its NaN or Inf does not come through.
+
+    Args:
+        task_grads: as for :func:`gramian`.
+        weights: ``[K]`` array or sequence of numbers.
+        out: T arrays to write to (None where no task reaches one); they must not be read-only.
+
+    Returns:
+        T arrays; None where no task reaches one. ``out`` where it was given.
+
+    Raises:
+        TypeError: as for :func:`gramian`, or an entry of ``out`` is no array.
+        ValueError: as for :func:`gramian`, or ``weights`` or ``out`` do not fit.
+    """
+    rows, back = _to_torch(task_grads)
+    device = next((g.device for row in rows for g in row if g is not None), torch.device("cpu"))
+    factors = weights if isinstance(weights, Tensor) else torch.as_tensor(np.asarray(weights))
+    factors = factors.detach().to(device, torch.float64).contiguous()
+    if out is None:
+        return [None if d is None else back(d) for d in ops.combine(rows, factors)]
+    ops.combine(rows, factors, [None if a is None else _tensor(a) for a in out])
+    return out
+
+
+def aggregate(
+    J: Array, weighting: Weighting | str, losses: Array | None = None, **inputs: Array
+) -> Array:
+    """The combined gradient of a Jacobian by a method: ``d = Jᵀ w(J Jᵀ)``.
+
+    Args:
+        J: ``[K, P]``, one task gradient per row; float32, float64, bfloat16 or float16.
+        weighting: a method, such as ``mtlfast.PCGrad()``, or its name. A method with a state
+            advances it.
+        losses: ``[K]``, for the methods that need them.
+        **inputs: the method's own inputs, such as ``order`` for PCGrad.
+
+    Returns:
+        ``[P]`` in J's dtype, kind of array and device.
+
+    Raises:
+        TypeError: J is no floating-point array.
+        ValueError: J is not ``[K, P]`` with K >= 1, or as the method's call raises.
+    """
+    jacobian = _tensor(J).detach()
+    if jacobian.dim() != 2 or jacobian.shape[0] == 0:
+        raise ValueError(f"J: expected shape [K, P] with K >= 1, found {list(jacobian.shape)}")
+    method = get(weighting)
+    rows = [[row] for row in jacobian]
+    inner = ops.gramian(rows) if method.needs_gramian else None
+    values = None if losses is None else _tensor(losses)
+    if inner is None and values is None:
+        values = torch.zeros(len(rows), dtype=torch.float64, device=jacobian.device)
+    weights = method(inner, values, **{name: _tensor(value) for name, value in inputs.items()})
+    combined = jacobian.new_empty(jacobian.shape[1])
+    ops.combine(rows, weights, [combined])
+    return _kind(J)(combined)
+
+
+def _to_torch(
+    task_grads: Sequence[Sequence[Array | None]],
+) -> tuple[Sequence[Sequence[Tensor | None]], Callable[[Tensor], Array]]:
+    """The rows as tensors, and what turns an answer into the kind that went in."""
+    if isinstance(task_grads, Sequence) and not isinstance(task_grads, str):
+        rows = [row for row in task_grads if isinstance(row, Sequence) and not isinstance(row, str)]
+        first = next((g for row in rows for g in row if g is not None), None)
+        if len(rows) == len(task_grads) and _is_foreign(first):
+            tensors = [[None if g is None else _tensor(g) for g in row] for row in rows]
+            return tensors, _kind(first)
+    return task_grads, _identity
+
+
+def _tensor(array: Array) -> Tensor:
+    if isinstance(array, Tensor):
+        return array
+    if isinstance(array, np.ndarray):
+        with warnings.catch_warnings():
+            # A read-only array is only read here; torch warns that it could be written to.
+            warnings.filterwarnings("ignore", message=".*not writable.*", category=UserWarning)
+            return torch.from_numpy(array)
+    if hasattr(array, "__dlpack__"):
+        return torch.utils.dlpack.from_dlpack(array)
+    return torch.as_tensor(array)
+
+
+def _is_foreign(array: object) -> bool:
+    return not isinstance(array, Tensor) and hasattr(array, "__dlpack__")
+
+
+def _kind(array: Array) -> Callable[[Tensor], Array]:
+    if not _is_foreign(array):
+        return _identity
+    if isinstance(array, np.ndarray):
+        return _to_numpy
+    from_dlpack: Callable[[Tensor], Array] = __import__(
+        type(array).__module__.split(".")[0]
+    ).from_dlpack
+    return from_dlpack
+
+
+def _identity(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _to_numpy(tensor: Tensor) -> np.ndarray[Any, Any]:
+    return tensor.numpy()

@@ -1,0 +1,75 @@
+"""Where the K task gradients come from.
+
+An engine leaves them as autograd made them: no flat copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+TaskGradients = list[list["Tensor | None"]]
+"""K rows of T gradients, one per parameter; None where a task does not reach a parameter."""
+
+ENGINES = ("auto", "stored")
+
+
+def stored(losses: Sequence[Tensor], params: Sequence[Tensor]) -> TaskGradients:
+    """One backward per loss through the same graph; all K gradients are kept.
+
+    Args:
+        losses: K scalars.
+        params: T parameters.
+
+    Returns:
+        K rows of T gradients. The graph is freed by the last backward.
+    """
+    last = len(losses) - 1
+    return [
+        list(torch.autograd.grad(loss, params, retain_graph=k < last, allow_unused=True))
+        for k, loss in enumerate(losses)
+    ]
+
+
+def weighted_(losses: Sequence[Tensor], weights: Tensor, params: Sequence[Tensor]) -> None:
+    """One joint backward of ``Σ_k w_k L_k`` into ``.grad``, for weights that need no Gramian.
+
+    Args:
+        losses: K scalars.
+        weights: ``[K]``.
+        params: T parameters. A gradient that is there is added to, as ``backward`` does; after an
+            error every ``.grad`` is as it was.
+    """
+    before = [param.grad for param in params]
+    factors = [
+        weight.to(loss.dtype).reshape(loss.shape)
+        for weight, loss in zip(weights, losses, strict=True)
+    ]
+    try:
+        for param in params:
+            param.grad = None
+        torch.autograd.backward(losses, factors, inputs=list(params))
+    except BaseException:
+        for param, grad in zip(params, before, strict=True):
+            param.grad = grad
+        raise
+    for param, grad in zip(params, before, strict=True):
+        if grad is not None:
+            param.grad = grad if param.grad is None else grad.add_(param.grad)
+
+
+def summed(total: TaskGradients, more: TaskGradients) -> TaskGradients:
+    """``total + more``, one tensor at a time, emptying ``more`` on the way.
+
+    Every sum is a new tensor: what autograd returns may share memory with other tensors.
+    """
+    result: TaskGradients = []
+    for kept_row, new_row in zip(total, more, strict=True):
+        row: list[Tensor | None] = []
+        for t, (kept, new) in enumerate(zip(kept_row, new_row, strict=True)):
+            row.append(new if kept is None else kept if new is None else kept + new)
+            new_row[t] = None
+        result.append(row)
+    return result

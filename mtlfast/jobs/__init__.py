@@ -1,0 +1,9 @@
+"""Training problems for ``mtlfast demo``: one file per job.
+
+A new job is a file with a subclass of :class:`Job` and its line here.
+"""
+
+from mtlfast.jobs.base import REGISTRY, Job, Metric, Trial, get, require_packages
+from mtlfast.jobs.multidigits import MultiDigits
+
+__all__ = ["REGISTRY", "Job", "Metric", "MultiDigits", "Trial", "get", "require_packages"]

@@ -1,0 +1,94 @@
+"""The losses of one step, as the user has them: a list, a tuple, a dict of names, or a tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Losses = Sequence[Tensor] | Mapping[str, Tensor] | Tensor
+
+
+@dataclass(frozen=True)
+class TaskLosses:
+    """K checked losses.
+
+    Attributes:
+        names: K names; "0", "1", ... where there are none.
+        losses: K scalars with a graph, in the order of the names.
+        named: whether the names are the user's.
+    """
+
+    names: tuple[str, ...]
+    losses: tuple[Tensor, ...]
+    named: bool
+
+    @classmethod
+    def read(cls, losses: Losses, task_names: Sequence[str] | None) -> TaskLosses:
+        """Checks what a user hands to ``backward``.
+
+        Args:
+            losses: list, tuple, dict of names, or tensor ``[K]``.
+            task_names: the K names to expect; a dict is brought into their order.
+
+        Raises:
+            TypeError: not losses at all, or a complex or integer one.
+            ValueError: no losses, other names or another number than expected, a loss that is no
+                scalar or has no graph, or losses on several devices.
+        """
+        if isinstance(losses, Mapping):
+            found = {str(name): loss for name, loss in losses.items()}
+            names = tuple(found) if task_names is None else tuple(task_names)
+            if set(found) != set(names) or len(found) != len(losses):
+                raise ValueError(
+                    f"losses: expected the tasks {', '.join(names)}, found {', '.join(found)}"
+                )
+            values = tuple(found[name] for name in names)
+        elif isinstance(losses, Tensor):
+            if losses.dim() != 1:
+                raise ValueError(
+                    f"losses: expected a tensor [K] with one scalar per task, "
+                    f"found shape {list(losses.shape)}"
+                )
+            names, values = (), losses.unbind()
+        elif isinstance(losses, Sequence) and not isinstance(losses, str):
+            names, values = (), tuple(losses)
+        else:
+            raise TypeError(
+                f"losses: expected a list, a tuple, a dict or a tensor [K], "
+                f"found {type(losses).__name__}"
+            )
+        if not values:
+            raise ValueError("losses: expected at least one, found none")
+        if not names:
+            names = tuple(task_names or (str(k) for k in range(len(values))))
+            if len(names) != len(values):
+                raise ValueError(
+                    f"losses: expected {len(names)}, one for each of {', '.join(names)}, "
+                    f"found {len(values)}"
+                )
+        for name, loss in zip(names, values, strict=True):
+            _check(f"losses[{name if name.isdigit() else repr(name)}]", loss, values[0])
+        return cls(names, values, isinstance(losses, Mapping) or task_names is not None)
+
+    def values(self) -> Tensor:
+        """The losses' values, ``[K]`` float64, without their graph."""
+        return torch.stack([loss.detach().reshape(()).double() for loss in self.losses])
+
+
+def _check(name: str, loss: object, first: object) -> None:
+    if not isinstance(loss, Tensor):
+        raise TypeError(f"{name}: expected a scalar tensor, found {type(loss).__name__}")
+    if not loss.is_floating_point():
+        raise TypeError(f"{name}: expected a real floating-point scalar, found {loss.dtype}")
+    if loss.numel() != 1:
+        raise ValueError(f"{name}: expected a scalar, found shape {list(loss.shape)}")
+    if not loss.requires_grad:
+        raise ValueError(
+            f"{name}: expected a loss with a graph, found one without requires_grad (was it "
+            f"detached, or computed under no_grad?)"
+        )
+    if isinstance(first, Tensor) and loss.device != first.device:
+        raise ValueError(f"{name}: expected a loss on {first.device}, found {loss.device}")

@@ -1,0 +1,277 @@
+"""The one door to the native code: picks it, or the reference, for every K x P and K x K operation.
+
+Environment, read when the package is imported:
+    MTLFAST_BACKEND: "auto" (default: native where it can run), "native" (anything that would fall
+        back raises) or "reference".
+    MTLFAST_ISA: "auto" (default), "avx512", "avx2" or "baseline": the CPU kernels to run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtlfast import reference
+
+TaskGrads = Sequence[Sequence["Tensor | None"]]
+"""K sequences of T tensors; None where a task does not reach a tensor."""
+
+_BACKENDS = ("auto", "native", "reference")
+_REINSTALL = (
+    "Reinstall it from its source folder: pip install --no-build-isolation --no-deps "
+    "--force-reinstall ."
+)
+
+
+def _load_native() -> tuple[ModuleType | None, str | None]:
+    """The extension, or None and the reason why it is not there. A broken one raises."""
+    try:
+        native = importlib.import_module("mtlfast._C")
+    except ModuleNotFoundError as error:
+        if error.name != "mtlfast._C":
+            raise
+        return None, "the native extension mtlfast._C was not built"
+    except ImportError as error:
+        raise ImportError(
+            f"mtlfast._C is installed and cannot be loaded ({error}). It was probably built for "
+            f"another torch than {torch.__version__}. {_REINSTALL}"
+        ) from error
+    built_for = str(native.torch_version).split("+")[0].split(".")[:2]
+    if built_for != torch.__version__.split("+")[0].split(".")[:2]:
+        raise ImportError(
+            f"mtlfast._C was built for torch {native.torch_version}, this is torch "
+            f"{torch.__version__}. {_REINSTALL}"
+        )
+    return native, None
+
+
+def _check_backend(backend: str, source: str) -> str:
+    if backend not in _BACKENDS:
+        raise ValueError(f"{source}: expected one of {', '.join(_BACKENDS)}, found {backend!r}")
+    if backend == "native" and _native is None:
+        raise ImportError(f"{source}: 'native' was asked for, but {_missing}. {_REINSTALL}")
+    return backend
+
+
+_native, _missing = _load_native()
+_backend = _check_backend(os.environ.get("MTLFAST_BACKEND") or "auto", "MTLFAST_BACKEND")
+if _native is None and _backend == "auto":
+    warnings.warn(
+        f"mtlfast runs on its plain torch reference, which is slow: {_missing}. {_REINSTALL}",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+@contextlib.contextmanager
+def use_backend(backend: str) -> Iterator[None]:
+    """Forces the backend inside a ``with`` block, for all threads; meant for tests.
+
+    Args:
+        backend: "auto", "native" or "reference". Under "native", whatever would fall back to the
+            reference raises RuntimeError.
+
+    Raises:
+        ImportError: "native", and there is no extension.
+        ValueError: another name.
+    """
+    global _backend
+    previous, _backend = _backend, _check_backend(backend, "backend")
+    try:
+        yield
+    finally:
+        _backend = previous
+
+
+@contextlib.contextmanager
+def use_isa(isa: str) -> Iterator[None]:
+    """Forces the CPU kernels' instruction set inside a ``with`` block; meant for tests.
+
+    Args:
+        isa: one of :func:`supported_isas`, or "auto".
+
+    Raises:
+        ImportError: there is no extension.
+        ValueError: this CPU does not have the instruction set.
+    """
+    native = _require_native("isa")
+    previous = native.isa()
+    native.force_isa(isa)
+    try:
+        yield
+    finally:
+        native.force_isa(previous)
+
+
+def supported_isas() -> list[str]:
+    """Instruction sets whose kernels this CPU can run, best first; empty without the extension."""
+    return [] if _native is None else list(_native.supported_isas())
+
+
+def version() -> str:
+    """The version of the installed package; "not installed" for a bare source folder."""
+    try:
+        return metadata.version("mtlfast")
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def describe() -> dict[str, Any]:
+    """What runs, and why: versions, backend, instruction set, threads, CUDA.
+
+    Returns:
+        A dict with the keys "mtlfast", "torch", "built_for_torch", "backend", "isa", "threads",
+        "cuda" and "reason" (None where the native code runs).
+    """
+    native = _native if _backend != "reference" else None
+    asked = "the reference was asked for" if _backend == "reference" else None
+    return {
+        "mtlfast": version(),
+        "torch": torch.__version__,
+        "built_for_torch": None if _native is None else str(_native.torch_version),
+        "backend": "reference" if native is None else "native",
+        "isa": None if native is None else native.isa(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.is_available(),
+        "reason": asked or _missing,
+    }
+
+
+def gramian(task_grads: TaskGrads) -> Tensor:
+    """Inner products of the task gradients, in one pass over their elements.
+
+    Args:
+        task_grads: K sequences of T tensors of any shapes, or None where a task does not reach a
+            tensor. float32, float64, bfloat16 or float16; one dtype and shape per tensor.
+
+    Returns:
+        ``[K, K]`` float64 on the gradients' device, summed in float64; bitwise the same for any
+        number of threads. Not differentiable.
+
+    Raises:
+        TypeError: an entry is no dense real floating-point tensor, or dtypes differ across tasks.
+        ValueError: no tasks, or numbers, shapes or devices that differ across tasks.
+    """
+    native = _route(task_grads)
+    return native.gramian(task_grads) if native else reference.gramian(task_grads)
+
+
+def combine(
+    task_grads: TaskGrads, weights: Tensor, out: list[Tensor | None] | None = None
+) -> list[Tensor | None]:
+    """The weighted sum of the task gradients, ``d = Jᵀw``, in one pass over their elements.
+
+    Sums are float64, rounded once to the gradients' dtype. A task whose weight is exactly 0 is not
+    read, so that its NaN or Inf does not come through.
+
+    Args:
+        task_grads: as for :func:`gramian`.
+        weights: ``[K]`` float64 on the gradients' device.
+        out: T tensors to write to (an entry may be None where no task reaches the tensor).
+
+    Returns:
+        T tensors; None where no task reaches the tensor. ``out`` where it was given.
+
+    Raises:
+        TypeError, ValueError: as :func:`gramian`; or weights or an entry of ``out`` do not fit.
+    """
+    native = _route(task_grads)
+    if native is None:
+        return reference.combine(task_grads, weights, out)
+    combined: list[Tensor | None] = native.combine(task_grads, weights, out)
+    return combined
+
+
+def combine_(
+    params: list[Tensor], task_grads: TaskGrads, weights: Tensor, *, accumulate: bool = False
+) -> None:
+    """Writes the weighted sum of the task gradients into ``p.grad`` of every parameter.
+
+    Args:
+        params: T tensors. Where no task reaches one, its ``grad`` is left alone.
+        task_grads: as for :func:`gramian`, of the parameters' shapes and dtypes.
+        weights: ``[K]`` float64 on the gradients' device.
+        accumulate: add to a ``grad`` that is there, instead of overwriting it.
+
+    Raises:
+        TypeError, ValueError: as :func:`combine`.
+    """
+    native = _route(task_grads)
+    if native is None:
+        reference.combine_(params, task_grads, weights, accumulate=accumulate)
+    else:
+        native.combine_into_grad(params, task_grads, weights, accumulate)
+
+
+def solve(
+    name: str,
+    gramian: Tensor,
+    *,
+    options: Sequence[float] = (),
+    losses: Tensor | None = None,
+    order: Tensor | None = None,
+    rng: Tensor | None = None,
+    state: Tensor | None = None,
+    status: Tensor | None = None,
+) -> Tensor:
+    """Runs the K x K solver of a method.
+
+    Args:
+        name: the solver, as in ``csrc/solvers/table.h``.
+        gramian: ``[K, K]`` float64, contiguous.
+        options: the solver's numbers, in the order of its header.
+        losses: ``[K]`` float64.
+        order: ``[K, K]`` int64.
+        rng: ``[2]`` int64 (seed, counter), advanced in place.
+        state: the solver's float64 state, changed in place.
+        status: int32 scalar tensor that takes the outcome: 0 ok, 1 degenerate, 2 not converged,
+            3 non-finite input.
+
+    Returns:
+        ``[K]`` float64 weights on the Gramian's device.
+    """
+    native = _native if _backend != "reference" else None
+    if native is not None and gramian.is_cpu:
+        weights: Tensor = native.solve(name, gramian, options, losses, order, rng, state, status)
+        return weights
+    _forbid_fallback(f"a Gramian on {gramian.device}")
+    weights, outcome = reference.SOLVERS[name](gramian, options, losses, order, rng, state)
+    if status is not None:
+        status.fill_(outcome)
+    return weights
+
+
+def _route(task_grads: TaskGrads) -> ModuleType | None:
+    """The extension, or None where the reference has to do it: asked for, or another device."""
+    if _backend == "reference" or _native is None:
+        return None
+    for row in task_grads:
+        for tensor in row:
+            if tensor is not None:
+                if not isinstance(tensor, Tensor) or tensor.is_cpu:
+                    return _native
+                _forbid_fallback(f"task gradients on {tensor.device}")
+                return None
+    return _native
+
+
+def _require_native(argument: str) -> ModuleType:
+    if _native is None:
+        raise ImportError(f"{argument}: needs the native extension, but {_missing}. {_REINSTALL}")
+    return _native
+
+
+def _forbid_fallback(what: str) -> None:
+    if _backend == "native":
+        raise RuntimeError(
+            f"MTLFAST_BACKEND: 'native' forbids the reference, and there is no kernel for {what}"
+        )

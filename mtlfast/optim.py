@@ -1,0 +1,360 @@
+"""The wrapper around a torch optimizer: the whole data flow of a balanced step."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtlfast import jacobian, ops
+from mtlfast.diagnostics import StepInfo
+from mtlfast.jacobian import TaskGradients
+from mtlfast.losses import Losses, TaskLosses
+from mtlfast.pending import Blocks, Pending
+from mtlfast.weighting import Weighting, get
+
+_NONFINITE = ("propagate", "drop", "raise")
+_STATE_KEY = "mtlfast"
+
+
+class MultiTaskOptimizer(torch.optim.Optimizer):
+    """Any torch optimizer, with the gradients of K losses balanced over what they share.
+
+    It is a ``torch.optim.Optimizer`` and shares ``param_groups``, ``state`` and ``defaults`` with
+    the optimizer that it wraps, so that learning-rate schedulers, ``GradScaler``, gradient clipping
+    and checkpoints work as before::
+
+        optimizer = mtlfast.MultiTaskOptimizer(torch.optim.AdamW(params, lr=1e-3), mtlfast.CAGrad())
+        for batch in loader:
+            losses = model_losses(batch)  # K scalars
+            optimizer.zero_grad()
+            optimizer.backward(losses)    # in place of sum(losses).backward()
+            optimizer.step()
+
+    A parameter that two or more losses reach is shared: its gradient is ``Σ_k w_k g_k`` with the
+    method's weights. One that a single loss reaches is task-specific and gets that loss's own
+    gradient, times its weight for the methods that weight losses (``weighting.weights_losses``).
+    A parameter that no loss reaches keeps its ``grad``.
+
+    ``backward`` may be called several times before ``step``: task gradients and losses add up, and
+    the method balances the sums as one step. A ``grad`` that is there before the first ``backward``
+    is added to, as in torch. The task gradients, K times the memory of the gradients, are kept
+    until ``step`` or ``zero_grad``.
+
+    Args:
+        inner: the optimizer that makes the step. Its parameters are the ones that are balanced.
+        weighting: a method, such as ``mtlfast.PCGrad()``, or its name.
+        shared_params: the parameters to balance; default: found at every step, as above. A given
+            parameter is balanced also when a single loss reaches it; any other that several losses
+            reach gets the sum of their gradients.
+        engine: where the task gradients come from: "stored" (K backwards) or "auto".
+        gramian_params: the parameters whose gradients the method compares, such as the last
+            shared layer for GradNorm; default: all shared parameters.
+        nonfinite: what NaN or Inf in one task's loss or gradient does: "propagate" it, as torch
+            does; "drop" that task from the step, decided on the device; or "raise"
+            FloatingPointError before anything has changed, at the price of a synchronisation.
+        task_names: K names for messages and ``last``; default: the keys of a dict of losses.
+
+    Attributes:
+        last: what the last ``backward`` saw (:class:`mtlfast.diagnostics.StepInfo`); None before.
+
+    Raises:
+        TypeError: ``inner`` is no optimizer, or ``weighting`` neither a method nor a name.
+        ValueError: another argument has an unknown value.
+    """
+
+    def __init__(
+        self,
+        inner: torch.optim.Optimizer,
+        weighting: Weighting | str,
+        *,
+        shared_params: Iterable[Tensor] | None = None,
+        engine: str = "auto",
+        gramian_params: Iterable[Tensor] | None = None,
+        nonfinite: str = "propagate",
+        task_names: Sequence[str] | None = None,
+    ) -> None:
+        if not isinstance(inner, torch.optim.Optimizer) or isinstance(inner, MultiTaskOptimizer):
+            raise TypeError(
+                f"inner: expected a torch.optim.Optimizer to wrap, found {type(inner).__name__}"
+            )
+        for name, value, known in (
+            ("engine", engine, jacobian.ENGINES),
+            ("nonfinite", nonfinite, _NONFINITE),
+        ):
+            if value not in known:
+                raise ValueError(f"{name}: expected one of {', '.join(known)}, found {value!r}")
+        self.inner = inner
+        self.weighting = get(weighting)
+        self.engine = engine
+        self.nonfinite = nonfinite
+        self._task_names = None if task_names is None else tuple(task_names)
+        self._shared = self._checked("shared_params", shared_params)
+        self._compared = self._checked("gramian_params", gramian_params)
+        self._init_unsaved()
+
+    def _init_unsaved(self) -> None:
+        """What no checkpoint and no copy carries: hooks, as in torch, and the step under way."""
+        self._optimizer_step_pre_hooks = OrderedDict()
+        self._optimizer_step_post_hooks = OrderedDict()
+        self._optimizer_state_dict_pre_hooks = OrderedDict()
+        self._optimizer_state_dict_post_hooks = OrderedDict()
+        self._optimizer_load_state_dict_pre_hooks = OrderedDict()
+        self._optimizer_load_state_dict_post_hooks = OrderedDict()
+        self._patch_step_function()
+        self.last: StepInfo | None = None
+        self._pending: Pending | None = None
+        self._zeros: list[tuple[Tensor, int]] = []
+        self._skip_counts: Tensor | None = None
+
+    # ---- the step -------------------------------------------------------------------------------
+
+    def backward(self, losses: Losses, **inputs: Tensor) -> None:
+        """Differentiates K losses and fills ``.grad`` with the balanced gradient.
+
+        Args:
+            losses: K scalars of one step: a list, a tuple, a dict of names, or a tensor ``[K]``.
+                The names of the first dict hold for all later ones, whatever their order.
+            **inputs: the method's own inputs, such as ``order`` for PCGrad.
+
+        Raises:
+            TypeError: losses of the wrong type, or complex or sparse gradients.
+            ValueError: no losses, a loss that is no scalar or has no graph, other task names than
+                before, losses on several devices, or losses that reach no parameter. After any
+                error parameters, ``grad`` and the method's state are as they were.
+            FloatingPointError: NaN or Inf, under ``nonfinite="raise"``.
+        """
+        tasks = TaskLosses.read(losses, self._task_names)
+        params = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
+        if self.weighting.needs_gramian or self.nonfinite != "propagate":
+            self._balance(tasks, params, inputs)
+        else:
+            values = tasks.values()
+            weights = self.weighting(None, values, **inputs)
+            jacobian.weighted_(tasks.losses, weights, params)
+            self.last = StepInfo(tasks.names, "joint", values, weights, None, None, "ok")
+        if tasks.named:
+            self._task_names = tasks.names
+
+    def _balance(
+        self, tasks: TaskLosses, params: list[Tensor], inputs: Mapping[str, Tensor]
+    ) -> None:
+        """Losses to task gradients to Gramian to weights to ``grad``."""
+        task_grads = jacobian.stored(tasks.losses, params)
+        step = self._accumulate(params, task_grads, tasks.values())
+        blocks = Blocks.split(params, step.task_grads, self._shared, self._compared)
+        gramian = ops.gramian(blocks.compared)
+        kept = self._finite(tasks.names, gramian, step.losses)
+        if kept is not None:
+            gramian = torch.where(kept & kept[:, None], gramian, 0.0)
+        try:
+            if step.calls > 1:
+                self.weighting.load_state_dict(step.state)
+            weights = self.weighting(gramian, step.losses, **inputs)
+            own = weights
+            if not self.weighting.weights_losses:
+                own = torch.ones_like(weights)
+            if kept is not None:
+                weights, own = torch.where(kept, weights, 0.0), torch.where(kept, own, 0.0)
+            own_grads = ops.combine(blocks.own, own)
+            step.begin()
+            ops.combine_(blocks.shared_params, blocks.shared, weights, accumulate=step.adds)
+        except BaseException:
+            step.undo()
+            self.weighting.load_state_dict(step.state)
+            raise
+        for param, grad in zip(blocks.own_params, own_grads, strict=True):
+            if grad is not None:
+                param.grad = grad if param.grad is None else param.grad.add_(grad)
+        step.finish()
+        self._pending = step
+        if kept is not None:
+            counts = self._skip_counts
+            known = counts is not None and counts.shape == kept.shape
+            self._skip_counts = (counts if known else 0) + (~kept).long()
+        status = self.weighting.status_flag()
+        self.last = StepInfo(tasks.names, "stored", step.losses, weights, gramian, kept, status)
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Makes the wrapped optimizer's step.
+
+        Args:
+            closure: for optimizers that evaluate several times, such as LBFGS: it clears nothing,
+                computes the losses and returns them, in any form that :meth:`backward` takes. Here
+                the gradients are cleared, balanced, and ``Σ_k w_k L_k`` is what the optimizer sees.
+
+        Returns:
+            What the wrapped optimizer's step returns.
+        """
+        if closure is None:
+            result = self.inner.step()
+        else:
+            # LBFGS takes a tensor, whatever the annotation of its closure says.
+            result = self.inner.step(lambda: self._evaluate(closure))  # type: ignore[arg-type, return-value]
+        self._pending = None
+        return result
+
+    def _evaluate(self, closure: Callable[[], Any]) -> Tensor:
+        with torch.enable_grad():
+            self.zero_grad()
+            self.backward(closure())
+        assert self.last is not None
+        return self.last.objective
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clears the gradients of all parameters, and the task gradients kept so far."""
+        self._pending = None
+        self.inner.zero_grad(set_to_none)
+        self._zeros = []
+        if not set_to_none:
+            grads = [p.grad for group in self.param_groups for p in group["params"]]
+            self._zeros = [(grad, grad._version) for grad in grads if grad is not None]
+
+    def _accumulate(
+        self, params: list[Tensor], task_grads: TaskGradients, losses: Tensor
+    ) -> Pending:
+        """The step under way with these task gradients added, or a new one."""
+        before = self._pending
+        if before is not None and before.continues(params, len(losses)):
+            return before.plus(task_grads, losses)
+        zeros = {id(grad): version for grad, version in self._zeros}
+        base = [
+            None if p.grad is None or zeros.get(id(p.grad)) == p.grad._version else p.grad.clone()
+            for p in params
+        ]
+        return Pending(params, task_grads, losses, base, self.weighting.state_dict())
+
+    def _finite(self, names: Sequence[str], gramian: Tensor, losses: Tensor) -> Tensor | None:
+        """``[K]``: which tasks stay, by the policy for NaN and Inf; None where all do."""
+        if self.nonfinite == "propagate":
+            return None
+        kept = gramian.diagonal().isfinite() & losses.to(gramian.device).isfinite()
+        if self.nonfinite == "drop":
+            return kept
+        bad = [name for name, keep in zip(names, kept.tolist(), strict=True) if not keep]
+        if bad:
+            raise FloatingPointError(
+                f"losses: expected finite losses and gradients, found NaN or Inf in task "
+                f"{', '.join(bad)}"
+            )
+        return None
+
+    @property
+    def skip_counts(self) -> list[int]:
+        """How often each task was dropped, under ``nonfinite="drop"``; empty before that."""
+        return [] if self._skip_counts is None else self._skip_counts.tolist()
+
+    def _checked(self, name: str, params: Iterable[Tensor] | None) -> tuple[Tensor, ...] | None:
+        if params is None:
+            return None
+        if isinstance(params, Tensor):
+            raise TypeError(f"{name}: expected an iterable of parameters, found a tensor")
+        chosen = tuple(params)
+        if not chosen:
+            raise ValueError(f"{name}: expected at least one parameter, found none")
+        known = {id(p) for group in self.param_groups for p in group["params"]}
+        for i, param in enumerate(chosen):
+            if id(param) not in known:
+                raise ValueError(
+                    f"{name}[{i}]: expected a parameter of the wrapped optimizer, found another"
+                )
+        return chosen
+
+    # ---- what makes it an optimizer -------------------------------------------------------------
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The wrapped optimizer's own list."""
+        return self.inner.param_groups
+
+    @param_groups.setter
+    def param_groups(self, groups: list[dict[str, Any]]) -> None:
+        self.inner.param_groups = groups
+
+    @property
+    def state(self) -> defaultdict[Tensor, Any]:
+        """The wrapped optimizer's own state."""
+        return self.inner.state
+
+    @state.setter
+    def state(self, state: defaultdict[Tensor, Any]) -> None:
+        self.inner.state = state
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The wrapped optimizer's own defaults."""
+        return self.inner.defaults
+
+    @defaults.setter
+    def defaults(self, defaults: dict[str, Any]) -> None:
+        self.inner.defaults = defaults
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a parameter group to the wrapped optimizer."""
+        self.inner.add_param_group(param_group)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The wrapped optimizer's ``state_dict`` with the method's state under "mtlfast".
+
+        ``torch.load(..., weights_only=True)`` takes it.
+        """
+        for pre_hook in self._optimizer_state_dict_pre_hooks.values():
+            pre_hook(self)
+        state_dict = dict(self.inner.state_dict())
+        state_dict[_STATE_KEY] = {
+            "weighting": self.weighting.state_dict(),
+            "task_names": list(self._task_names or ()),
+        }
+        for post_hook in self._optimizer_state_dict_post_hooks.values():
+            changed = post_hook(self, state_dict)
+            state_dict = state_dict if changed is None else changed
+        return state_dict
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Restores what :meth:`state_dict` returned.
+
+        Raises:
+            ValueError: an entry is missing or does not fit; nothing has changed then.
+        """
+        state_dict = dict(state_dict)
+        for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
+            changed = pre_hook(self, state_dict)
+            state_dict = state_dict if changed is None else dict(changed)
+        ours = state_dict.pop(_STATE_KEY, None)
+        if not isinstance(ours, Mapping) or set(ours) != {"weighting", "task_names"}:
+            raise ValueError(
+                f"state_dict[{_STATE_KEY!r}]: expected what MultiTaskOptimizer.state_dict() "
+                f"returned, found {ours!r:.60}; a plain optimizer's goes to "
+                f"optimizer.inner.load_state_dict"
+            )
+        before = self.weighting.state_dict()
+        self.weighting.load_state_dict(ours["weighting"])
+        try:
+            self.inner.load_state_dict(state_dict)
+        except BaseException:
+            self.weighting.load_state_dict(before)
+            raise
+        self._task_names = tuple(ours["task_names"]) or None
+        self._pending = None
+        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
+            post_hook(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or pickle carries; hooks and the step under way stay behind."""
+        kept = ("inner", "weighting", "engine", "nonfinite", "_task_names", "_shared", "_compared")
+        return {name: self.__dict__[name] for name in kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._init_unsaved()
+
+    def __repr__(self) -> str:
+        """Method, engine and wrapped optimizer."""
+        inner = repr(self.inner).replace("\n", "\n  ")
+        return (
+            f"MultiTaskOptimizer(\n  weighting={self.weighting!r},\n  engine={self.engine!r},\n"
+            f"  inner={inner}\n)"
+        )

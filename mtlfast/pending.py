@@ -1,0 +1,151 @@
+"""The step under way: its task gradients, who shares what, and what ``grad`` held before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from mtlfast import jacobian
+from mtlfast.jacobian import TaskGradients
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The parameters that losses reach, split by who shares them.
+
+    Attributes:
+        shared_params: the parameters whose gradients are balanced.
+        shared: their task gradients, K rows.
+        own_params: the others.
+        own: their task gradients, K rows.
+        compared: the task gradients that the method's Gramian is made of, K rows.
+    """
+
+    shared_params: list[Tensor]
+    shared: TaskGradients
+    own_params: list[Tensor]
+    own: TaskGradients
+    compared: TaskGradients
+
+    @classmethod
+    def split(
+        cls,
+        params: list[Tensor],
+        task_grads: TaskGradients,
+        shared: tuple[Tensor, ...] | None,
+        compared: tuple[Tensor, ...] | None,
+    ) -> Blocks:
+        """Splits T parameters and their K rows of gradients.
+
+        Args:
+            params: T parameters.
+            task_grads: K rows of T gradients.
+            shared: the parameters to balance; None: those that two or more tasks reach.
+            compared: the parameters to compare; None: the shared ones.
+
+        Raises:
+            ValueError: no task reaches any parameter.
+        """
+        reach = [sum(grad is not None for grad in block) for block in zip(*task_grads, strict=True)]
+        if not any(reach):
+            raise ValueError(
+                "losses: expected losses that depend on the optimizer's parameters, found that "
+                "none reaches any of them"
+            )
+
+        def rows(columns: list[int]) -> TaskGradients:
+            return [[row[t] for t in columns] for row in task_grads]
+
+        def places(chosen: tuple[Tensor, ...]) -> list[bool]:
+            ids = {id(param) for param in chosen}
+            return [id(param) in ids for param in params]
+
+        # A single task shares with nobody: all that it reaches is balanced, trivially.
+        least = min(2, len(task_grads))
+        is_shared = [count >= least for count in reach] if shared is None else places(shared)
+        both = [t for t, count in enumerate(reach) if count and is_shared[t]]
+        alone = [t for t, count in enumerate(reach) if count and not is_shared[t]]
+        balanced = rows(both)
+        if compared is not None:
+            looked_at = rows([t for t, here in enumerate(places(compared)) if here])
+        return cls(
+            shared_params=[params[t] for t in both],
+            shared=balanced,
+            own_params=[params[t] for t in alone],
+            own=rows(alone),
+            compared=balanced if compared is None else looked_at,
+        )
+
+
+@dataclass
+class Pending:
+    """What has been added up since ``zero_grad`` or ``step``.
+
+    Attributes:
+        params: T parameters.
+        task_grads: K rows of T gradients, summed over the micro-batches.
+        losses: ``[K]`` float64, summed over the micro-batches.
+        base: what ``grad`` held before the first micro-batch; None: nothing.
+        state: the method's state before the step.
+        calls: micro-batches so far.
+    """
+
+    params: list[Tensor]
+    task_grads: TaskGradients
+    losses: Tensor
+    base: list[Tensor | None]
+    state: dict[str, Any]
+    calls: int = 1
+    _before: list[Tensor | None] = field(default_factory=list)
+    _written: list[tuple[Tensor | None, int]] = field(default_factory=list)
+
+    @property
+    def adds(self) -> bool:
+        """Whether the combined gradient is added to what ``grad`` holds."""
+        return any(grad is not None for grad in self.base)
+
+    def continues(self, params: list[Tensor], num_tasks: int) -> bool:
+        """Whether every ``grad`` is as the last micro-batch left it: the next one adds up."""
+        return (
+            len(self.losses) == num_tasks
+            and len(params) == len(self.params)
+            and all(
+                param is known and param.grad is grad and (grad is None or grad._version == version)
+                for param, known, (grad, version) in zip(
+                    params, self.params, self._written, strict=True
+                )
+            )
+        )
+
+    def plus(self, task_grads: TaskGradients, losses: Tensor) -> Pending:
+        """The step with one more micro-batch; this one stays as it is, should the next one fail."""
+        return Pending(
+            self.params,
+            jacobian.summed(self.task_grads, task_grads),
+            self.losses + losses,
+            self.base,
+            self.state,
+            self.calls + 1,
+        )
+
+    def begin(self) -> None:
+        """Brings every ``grad`` back to what it was before the first micro-batch."""
+        self._before = [param.grad for param in self.params]
+        if self.calls == 1:
+            return
+        for param, base in zip(self.params, self.base, strict=True):
+            param.grad = None if base is None else base.clone()
+
+    def undo(self) -> None:
+        """Takes :meth:`begin` back."""
+        for param, grad in zip(self.params, self._before, strict=False):
+            param.grad = grad
+
+    def finish(self) -> None:
+        """Takes note of the gradients that were written."""
+        self._before = []
+        self._written = [
+            (param.grad, 0 if param.grad is None else param.grad._version) for param in self.params
+        ]

@@ -1,0 +1,21 @@
+"""The methods: each maps the Gramian of the task gradients, or the losses, to task weights."""
+
+from mtlfast.weighting.base import REGISTRY, Weighting, get
+from mtlfast.weighting.cagrad import CAGrad
+from mtlfast.weighting.constant import Constant
+from mtlfast.weighting.gradnorm import GradNorm
+from mtlfast.weighting.mean import Mean
+from mtlfast.weighting.pcgrad import PCGrad
+from mtlfast.weighting.sum import Sum
+
+__all__ = [
+    "REGISTRY",
+    "CAGrad",
+    "Constant",
+    "GradNorm",
+    "Mean",
+    "PCGrad",
+    "Sum",
+    "Weighting",
+    "get",
+]

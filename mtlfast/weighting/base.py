@@ -1,0 +1,241 @@
+"""What every weighting is: checked input in, ``[K]`` weights out, a state that can be saved."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mtlfast import ops
+from mtlfast.weighting import checks
+
+REGISTRY: dict[str, type[Weighting]] = {}
+"""Every method by name; a subclass of :class:`Weighting` that sets ``name`` enters by itself."""
+
+STATUSES = ("ok", "degenerate", "not converged", "non-finite")
+"""What a solver's int32 status means."""
+
+
+class Call(NamedTuple):
+    """One validated call, every tensor detached, contiguous and on ``device``."""
+
+    num_tasks: int
+    device: torch.device
+    gramian: Tensor | None  # [K, K] float64
+    losses: Tensor | None  # [K] float64
+    inputs: Mapping[str, Tensor | None]  # as given
+
+
+class Weighting(ABC):
+    """Maps the Gramian ``G = J Jᵀ`` of K task gradients to K weights; the update is ``d = Jᵀw``.
+
+    A subclass sets the class attributes, stores its options under the names of its ``__init__``
+    arguments, and defines :meth:`_weights`. One that carries state also defines :meth:`reset`,
+    :meth:`_state_tensors` and :meth:`_load`.
+
+    Attributes:
+        name: key in :data:`REGISTRY` and in ``MultiTaskOptimizer(..., "name")``.
+        family: what the method looks at: "constant", "gramian" or "loss".
+        paper: title, year and arXiv id; empty where there is none.
+        needs_gramian: False where the weights do not depend on the Gramian.
+        needs_losses: True where the losses must be given.
+        weights_losses: True: a task-specific parameter gets ``w_k g_k``, as if the losses had been
+            weighted; False: its own gradient ``g_k``.
+        inputs: names of further keyword arguments of a call, such as "order".
+    """
+
+    name: ClassVar[str]
+    family: ClassVar[str]
+    paper: ClassVar[str]
+    needs_gramian: ClassVar[bool] = True
+    needs_losses: ClassVar[bool] = False
+    weights_losses: ClassVar[bool] = False
+    inputs: ClassVar[tuple[str, ...]] = ()
+
+    _status: Tensor | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" not in cls.__dict__:
+            return
+        known = REGISTRY.get(cls.name)
+        if known is not None and known.__qualname__ != cls.__qualname__:
+            raise TypeError(
+                f"name: expected one that no other weighting has, found {cls.name!r}, "
+                f"which is {known.__module__}.{known.__qualname__}"
+            )
+        REGISTRY[cls.name] = cls
+
+    def __call__(
+        self, gramian: Tensor | None, losses: Tensor | None = None, **inputs: Tensor | None
+    ) -> Tensor:
+        """Weights for one step; a method with a state advances it.
+
+        Args:
+            gramian: ``[K, K]`` inner products of the task gradients, any float dtype (computed in
+                float64). May be None where ``needs_gramian`` is False and losses are given.
+            losses: ``[K]`` task losses, any float dtype. Read only where the method uses them.
+            **inputs: the method's own inputs, named in :attr:`inputs`.
+
+        Returns:
+            ``[K]`` float64 weights on the Gramian's device. All NaN where the method reads the
+            Gramian and it holds NaN or Inf; the state is then left as it was.
+
+        Raises:
+            TypeError: an argument of the wrong type, or an input that the method does not take.
+            ValueError: a wrong shape or dtype, or a missing argument. The state is unchanged.
+        """
+        num_tasks, device = self._check(gramian, losses)
+        for key in inputs:
+            if key not in self.inputs:
+                takes = ", ".join(("gramian", "losses", *self.inputs))
+                raise TypeError(
+                    f"{key}: {type(self).__name__} expected only {takes}, found it as a keyword"
+                )
+        if gramian is not None:
+            gramian = gramian.detach().to(torch.float64).contiguous()
+        if losses is not None:
+            losses = losses.detach().to(device, torch.float64).contiguous()
+        return self._weights(Call(num_tasks, device, gramian, losses, inputs))
+
+    @abstractmethod
+    def _weights(self, call: Call) -> Tensor:
+        """Weights ``[K]`` float64 on ``call.device``."""
+
+    @property
+    def status(self) -> str:
+        """How the last call went: "ok", "degenerate", "not converged" or "non-finite".
+
+        It stays on the device until it is read here.
+        """
+        return STATUSES[0] if self._status is None else STATUSES[int(self._status.item())]
+
+    def status_flag(self) -> str | Tensor:
+        """The status of the last call without a copy to the host: "ok", or an int32 scalar."""
+        return STATUSES[0] if self._status is None else self._status.clone()
+
+    def reset(self) -> None:
+        """Forgets the state, as if the weighting were new."""
+        self._status = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state as tensors and strings, loadable with ``torch.load(..., weights_only=True)``.
+
+        Options are not part of it: load it into a weighting built with the same options.
+        """
+        tensors = {key: value.detach().clone() for key, value in self._state_tensors().items()}
+        return {"method": self.name, **tensors}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Restores what :meth:`state_dict` returned.
+
+        Raises:
+            TypeError: ``state_dict`` is no mapping.
+            ValueError: it is of another method, or an entry is missing, unknown or of the wrong
+                shape, dtype or value. Nothing has changed then.
+        """
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"state_dict: expected a dict, found {type(state_dict).__name__}")
+        entries = dict(state_dict)
+        method = entries.pop("method", None)
+        if method != self.name:
+            raise ValueError(f"state_dict['method']: expected {self.name!r}, found {method!r}")
+        self._load(entries)
+        self._status = None
+
+    def __repr__(self) -> str:
+        """The constructor call; options that are None or False are left out."""
+        options = {key: getattr(self, key) for key in inspect.signature(type(self)).parameters}
+        shown = (f"{k}={v!r}" for k, v in options.items() if v is not None and v is not False)
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    # For subclasses
+
+    def _state_tensors(self) -> dict[str, Tensor]:
+        """The state by name; empty for a method without one, or before it has one."""
+        return {}
+
+    def _load(self, entries: dict[str, Any]) -> None:
+        """Validates every entry, then takes them over."""
+        checks.entries(entries, ())
+
+    def _solve(
+        self,
+        call: Call,
+        options: Sequence[float],
+        *,
+        losses: Tensor | None = None,
+        order: Tensor | None = None,
+        rng: Tensor | None = None,
+        state: Tensor | None = None,
+    ) -> Tensor:
+        """Calls the method's native or reference solver and keeps its status on the device."""
+        assert call.gramian is not None  # _check has made sure
+        if self._status is None or self._status.device != call.device:
+            self._status = torch.zeros((), dtype=torch.int32, device=call.device)
+        return ops.solve(
+            self.name,
+            call.gramian,
+            options=options,
+            losses=losses,
+            order=order,
+            rng=rng,
+            state=state,
+            status=self._status,
+        )
+
+    def _check(self, gramian: Tensor | None, losses: Tensor | None) -> tuple[int, torch.device]:
+        """K and the device of a call, or an error that names the argument."""
+        method = type(self).__name__
+        if gramian is not None:
+            checks.floats("gramian", "[K, K]", gramian)
+            if gramian.dim() != 2 or gramian.shape[0] != gramian.shape[1] or len(gramian) == 0:
+                raise ValueError(f"gramian: expected shape [K, K], found {list(gramian.shape)}")
+        elif self.needs_gramian:
+            raise ValueError(f"gramian: {method} expected a tensor [K, K], found None")
+        if losses is not None:
+            checks.floats("losses", "[K]", losses)
+            expected = "K" if gramian is None else len(gramian)
+            if losses.dim() != 1 or len(losses) == 0 or expected not in ("K", len(losses)):
+                raise ValueError(f"losses: expected shape [{expected}], found {list(losses.shape)}")
+        elif self.needs_losses:
+            raise ValueError(f"losses: {method} expected a tensor [K], found None")
+        given = gramian if gramian is not None else losses
+        if given is None:
+            raise ValueError(
+                f"gramian: {method} expected a tensor [K, K], or losses [K] instead, found None"
+            )
+        return len(given), given.device
+
+
+def get(weighting: str | Weighting, **options: Any) -> Weighting:
+    """A weighting by name, or the instance itself.
+
+    Args:
+        weighting: name of a method, such as "pcgrad" (upper or lower case), or an instance.
+        **options: arguments of the method's class; only with a name.
+
+    Raises:
+        TypeError: neither a string nor a weighting, or options beside an instance.
+        ValueError: no method has this name; the message lists those there are.
+    """
+    if isinstance(weighting, Weighting):
+        if options:
+            raise TypeError(
+                f"options: expected none beside an instance, found {', '.join(options)}"
+            )
+        return weighting
+    if not isinstance(weighting, str):
+        raise TypeError(
+            f"weighting: expected a name or a Weighting, found {type(weighting).__name__}"
+        )
+    method = REGISTRY.get(weighting.lower())
+    if method is None:
+        raise ValueError(
+            f"weighting: expected one of {', '.join(sorted(REGISTRY))}, found {weighting!r}"
+        )
+    return method(**options)

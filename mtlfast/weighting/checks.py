@@ -1,0 +1,99 @@
+"""Argument checks of the weightings; every message names the argument, the wanted and the found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def number(
+    key: str,
+    value: object,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    open_low: bool = False,
+) -> float:
+    """``value`` as a float in ``[low, high)``, or ``(low, high)`` with ``open_low``."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{key}: expected a number, found {type(value).__name__}")
+    above = value > low if open_low else value >= low
+    if not (math.isfinite(value) and above and value < high):
+        left = "(" if open_low or math.isinf(low) else "["
+        raise ValueError(f"{key}: expected a number in {left}{low}, {high}), found {value}")
+    return float(value)
+
+
+def choice(key: str, value: object, choices: Sequence[str | int]) -> int:
+    """Position of ``value`` among ``choices``."""
+    for position, known in enumerate(choices):
+        if type(value) is type(known) and value == known:
+            return position
+    raise ValueError(f"{key}: expected one of {list(choices)}, found {value!r}")
+
+
+def floats(key: str, shape: str, value: object) -> None:
+    """Raises unless ``value`` is a tensor of real floating numbers."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{key}: expected a tensor {shape}, found {type(value).__name__}")
+    if not value.is_floating_point():
+        raise ValueError(f"{key}: expected a real floating dtype, found {value.dtype}")
+
+
+def orders(key: str, value: object, num_tasks: int) -> Tensor:
+    """``value`` as ``[K, K]`` int64 whose rows are permutations of the tasks.
+
+    What the rows hold is checked on the CPU only: elsewhere it would cost a synchronisation, and
+    solvers pass over an entry that is no task.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{key}: expected a tensor [K, K], found {type(value).__name__}")
+    if value.dtype != torch.int64 or value.shape != (num_tasks, num_tasks):
+        raise ValueError(
+            f"{key}: expected int64 of shape {[num_tasks, num_tasks]}, "
+            f"found {value.dtype} of shape {list(value.shape)}"
+        )
+    if value.device.type == "cpu":
+        wrong = (value.sort(dim=1).values != torch.arange(num_tasks)).any(1).nonzero()
+        if len(wrong) > 0:
+            row = int(wrong[0])
+            raise ValueError(
+                f"{key}: expected a permutation of 0 .. {num_tasks - 1} in each row, "
+                f"found {value[row].tolist()} in row {row}"
+            )
+    return value.contiguous()
+
+
+def entries(found: Mapping[str, Any], expected: Sequence[str]) -> None:
+    """Raises unless the keys of a state_dict are exactly those expected."""
+    names = ", ".join(repr(key) for key in ("method", *expected))
+    for key in expected:
+        if key not in found:
+            raise ValueError(f"state_dict[{key!r}]: expected the keys {names}, found no such key")
+    for key in found:
+        if key not in expected:
+            raise ValueError(f"state_dict[{key!r}]: expected only the keys {names}, found it too")
+
+
+def entry(found: Mapping[str, Any], key: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    """A copy of the tensor ``found[key]``; -1 in ``shape`` stands for any size above 0."""
+    value = found[key]
+    wanted = f"{dtype} of shape {['K' if size < 0 else size for size in shape]}"
+    if not isinstance(value, Tensor):
+        raise ValueError(f"state_dict[{key!r}]: expected {wanted}, found {type(value).__name__}")
+    fits = len(shape) == value.dim() and all(
+        size == want or (want < 0 and size > 0)
+        for size, want in zip(value.shape, shape, strict=True)
+    )
+    if value.dtype != dtype or not fits:
+        raise ValueError(
+            f"state_dict[{key!r}]: expected {wanted}, "
+            f"found {value.dtype} of shape {list(value.shape)}"
+        )
+    if not bool(value.isfinite().all()):
+        raise ValueError(f"state_dict[{key!r}]: expected finite numbers, found NaN or Inf")
+    return value.detach().clone()

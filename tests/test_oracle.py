@@ -1,0 +1,79 @@
+"""Every method against certified answers, through the Gramian and on both backends."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import BACKENDS, ROWS, Row, backend, call, oracle
+from torch import Tensor
+
+from mtlfast import ops
+
+CONDITIONS = [
+    "random",
+    "collinear",
+    "conflict",
+    "zerorow",
+    "duprows",
+    "tiny",
+    "huge",
+    "antipar",
+    "kgtp",
+    "imbal",
+]
+NEAR_SINGULAR = ("collinear", "antipar", "kgtp", "imbal")
+
+
+def direction_error(jacobian: Tensor, weights: Tensor, expected: Tensor) -> float:
+    difference = float(((weights - expected) @ jacobian).norm())
+    longest = float(jacobian.norm(dim=1).max())
+    return difference / max(float((expected @ jacobian).norm()), 1e-6 * longest, 1e-300)
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("row", [row for row in ROWS if row.answer], ids=str)
+def test_direction(row: Row, name: str, dtype: torch.dtype, condition: str) -> None:
+    data = oracle()
+    answer = data["answers"].tolist().index(row.answer)
+    keys = [key for key in data["keys"].tolist() if f"_{condition}_" in key]
+    assert len(keys) == 21
+    errors = {}
+    for key in keys:
+        jacobian = torch.from_numpy(data[f"{key}/J"])  # [K, P] float32
+        order = torch.from_numpy(data[f"{key}/perms"]).long()
+        with backend(name):
+            gramian = ops.gramian([[gradient] for gradient in jacobian.to(dtype)])
+            weighting = row.make(len(jacobian))
+            weights = call(weighting, gramian, None, order) / row.factor(len(jacobian))
+        assert weights.isfinite().all(), key
+        jacobian = jacobian.double()
+        if data[f"{key}/degenerate"][answer]:
+            # With zero gradients left out of the solve there may be a proper answer.
+            assert weighting.status == "degenerate" or condition == "zerorow", key
+            length = float((weights @ jacobian).norm())
+            assert length <= row.bound * float(jacobian.mean(0).norm()) * (1 + 1e-9), key
+        else:
+            assert weighting.status == "ok", key
+            expected = torch.from_numpy(data[f"{key}/answers"][answer])
+            errors[key] = direction_error(jacobian, weights, expected)
+    allowed = 1e-6 if condition in NEAR_SINGULAR else 1e-9
+    assert {key: error for key, error in errors.items() if not error <= allowed} == {}
+
+
+@pytest.mark.parametrize("num_tasks", [1, 2, 3, 8])
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("row", [row for row in ROWS if row.stream], ids=str)
+def test_stream(row: Row, name: str, num_tasks: int) -> None:
+    data = oracle()
+    losses = torch.from_numpy(data[f"K{num_tasks}/losses"])
+    norms = torch.from_numpy(data[f"K{num_tasks}/norms"])
+    expected = torch.from_numpy(data[f"K{num_tasks}/{row.stream}"])  # [12, K]
+    weighting = row.make(num_tasks)
+    with backend(name):
+        found = [
+            call(weighting, norms[step].square().diag(), losses[step], None)
+            for step in range(len(norms))
+        ]
+    torch.testing.assert_close(torch.stack(found), expected, rtol=0, atol=1e-12)

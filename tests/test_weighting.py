@@ -1,0 +1,424 @@
+"""What every weighting promises, on every row of the table; then the arguments of each class."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import io
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from cases import BACKENDS, ROWS, Row, backend, call, random_jacobian, random_losses, random_orders
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mtlfast.weighting import (
+    REGISTRY,
+    CAGrad,
+    Constant,
+    GradNorm,
+    Mean,
+    PCGrad,
+    Sum,
+    Weighting,
+    get,
+)
+
+NAN = float("nan")
+
+
+@pytest.fixture(params=BACKENDS, autouse=True)
+def _backend(request: pytest.FixtureRequest) -> Any:
+    with backend(request.param):
+        yield
+
+
+@pytest.fixture(params=ROWS, ids=str)
+def row(request: pytest.FixtureRequest) -> Row:
+    return request.param  # type: ignore[no-any-return]
+
+
+def gramian_of(num_tasks: int, seed: int = 0) -> Tensor:
+    jacobian = random_jacobian(num_tasks, seed)
+    return jacobian @ jacobian.T
+
+
+def advance(weighting: Weighting, steps: int, num_tasks: int = 3, seed: int = 0) -> Tensor:
+    """Weights ``[steps, K]`` of some steps, with drawn orders."""
+    found = [
+        call(weighting, gramian_of(num_tasks, seed + t), random_losses(num_tasks, seed + t), None)
+        for t in range(steps)
+    ]
+    return torch.stack(found)
+
+
+def assert_same(found: Any, expected: Any) -> None:
+    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def assert_same_state(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        if isinstance(value, Tensor):
+            assert_same(found[key], value)
+        else:
+            assert found[key] == value
+
+
+# Every row
+
+
+def test_table_has_every_method() -> None:
+    assert {type(row.make(2)) for row in ROWS} == set(REGISTRY.values())
+
+
+def test_shape_dtype_and_status(row: Row) -> None:
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        for num_tasks in (1, 2, 5):
+            gramian = torch.eye(num_tasks, dtype=dtype, requires_grad=True)
+            losses = torch.ones(num_tasks, dtype=dtype, requires_grad=True)
+            weighting = row.make(num_tasks)
+            weights = call(weighting, gramian, losses, None)
+            assert weights.shape == (num_tasks,)
+            assert weights.dtype == torch.float64
+            assert not weights.requires_grad
+            assert weighting.status == "ok"
+
+
+def test_strided_gramian(row: Row) -> None:
+    gramian, losses = gramian_of(4), random_losses(4, 0)
+    padded = torch.zeros(4, 8, dtype=torch.float64)
+    padded[:, ::2] = gramian
+    spread = torch.zeros(8, dtype=torch.float64)
+    spread[::2] = losses
+    order = random_orders(4, 0)
+    found = call(row.make(4), padded[:, ::2], spread[::2], order.T.contiguous().T)
+    assert_same(found, call(row.make(4), gramian, losses, order))
+
+
+def test_single_task(row: Row) -> None:
+    for norm2 in (1e-40, 3.0, 1e36):
+        gramian = torch.tensor([[norm2]], dtype=torch.float64)
+        weights = call(row.make(1), gramian, torch.ones(1), None)
+        torch.testing.assert_close(weights, torch.tensor([row.alone]).double(), rtol=1e-7, atol=0)
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.scale_free], ids=str)
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(
+    scale=st.floats(1e-20, 1e18),
+    num_tasks=st.sampled_from([2, 3, 8]),
+    seed=st.integers(0, 2**31),
+    conflict=st.sampled_from([0.0, 0.9]),
+)
+def test_scale_changes_nothing(
+    row: Row, scale: float, num_tasks: int, seed: int, conflict: float
+) -> None:
+    jacobian = random_jacobian(num_tasks, seed, conflict)
+    order, losses = random_orders(num_tasks, seed), random_losses(num_tasks, seed)
+    small, large = row.make(num_tasks), row.make(num_tasks)
+    for step in range(2):
+        expected = call(small, jacobian @ jacobian.T, losses + step, order)
+        scaled = scale * jacobian
+        found = call(large, scaled @ scaled.T, losses + step, order)
+        torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
+    assert small.status == large.status
+
+
+def test_power_of_two_scale_is_exact(row: Row) -> None:
+    if not row.scale_free:
+        return
+    gramian, losses, order = gramian_of(5), random_losses(5, 0), random_orders(5, 0)
+    expected = call(row.make(5), gramian, losses, order)
+    for exponent in (-240, -2, 6, 200):  # of the squared gradients
+        assert_same(call(row.make(5), gramian * 2.0**exponent, losses, order), expected)
+
+
+def test_renaming_tasks_renames_weights(row: Row) -> None:
+    if not row.symmetric:
+        return
+    for num_tasks in (2, 3, 8):
+        gramian, losses = gramian_of(num_tasks), random_losses(num_tasks, 0)
+        order = random_orders(num_tasks, 0)
+        old = random_orders(num_tasks, 1)[0]  # old[a]: the task now called a
+        new = old.argsort()
+        straight, renamed = row.make(num_tasks), row.make(num_tasks)
+        for step in range(3):
+            expected = call(straight, gramian, losses + step, order)
+            found = call(renamed, gramian[old][:, old], losses[old] + step, new[order[old]])
+            torch.testing.assert_close(found, expected[old], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("bad", [NAN, float("inf"), -float("inf")])
+def test_nonfinite_gramian(row: Row, bad: float) -> None:
+    weighting = row.make(3)
+    advance(weighting, 2)
+    before = weighting.state_dict()
+    gramian = gramian_of(3)
+    gramian[0, 2] = gramian[2, 0] = bad
+    weights = call(weighting, gramian, torch.ones(3), None)
+    assert_same_state(weighting.state_dict(), before)
+    if weighting.needs_gramian:
+        assert weights.isnan().all()
+        assert weighting.status == "non-finite"
+
+
+def test_nonfinite_losses(row: Row) -> None:
+    weighting = row.make(3)
+    for seed in range(2):
+        before = weighting.state_dict()
+        losses = torch.tensor([1.0, NAN, 2.0])
+        if weighting.needs_losses:
+            weights = call(weighting, gramian_of(3), losses, None)
+            assert weights.isnan().all()
+            assert weighting.status == "non-finite"
+            assert_same_state(weighting.state_dict(), before)
+        advance(weighting, 1, seed=seed)
+
+
+def test_state_dict_resumes_bit_for_bit(row: Row) -> None:
+    weighting = row.make(3)
+    advance(weighting, 4)
+    file = io.BytesIO()
+    torch.save(weighting.state_dict(), file)
+    file.seek(0)
+    state = torch.load(file, weights_only=True)
+    assert_same_state(state, weighting.state_dict())
+    resumed = row.make(3)
+    advance(resumed, 1, seed=50)  # a state of its own, to be replaced
+    resumed.load_state_dict(state)
+    assert_same_state(resumed.state_dict(), state)
+    assert_same(advance(resumed, 4, seed=9), advance(weighting, 4, seed=9))
+
+
+def test_fresh_state_dict_makes_fresh(row: Row) -> None:
+    torch.manual_seed(3)
+    expected = advance(row.make(3), 3)
+    weighting = row.make(3)
+    advance(weighting, 2, seed=8)
+    weighting.load_state_dict(row.make(3).state_dict())
+    torch.manual_seed(3)
+    assert_same(advance(weighting, 3), expected)
+
+
+def test_state_dict_is_a_copy(row: Row) -> None:
+    weighting = row.make(3)
+    advance(weighting, 2)
+    state = weighting.state_dict()
+    kept = copy.deepcopy(state)
+    resumed = row.make(3)
+    resumed.load_state_dict(state)
+    advance(weighting, 2)
+    advance(resumed, 2)
+    assert_same_state(state, kept)
+
+
+def test_wrong_state_dict_changes_nothing(row: Row) -> None:
+    weighting = row.make(3)
+    advance(weighting, 2)
+    state = weighting.state_dict()
+    wrong: list[Any] = [{}, {**state, "method": "other"}, {**state, "extra": torch.zeros(1)}, None]
+    for key in state:
+        if key != "method":
+            wrong.append({k: v for k, v in state.items() if k != key})
+            wrong.append({**state, key: state[key].reshape(-1)[:0]})
+            wrong.append({**state, key: state[key].to(torch.float32)})
+            wrong.append({**state, key: 3})
+    for bad in wrong:
+        if isinstance(bad, dict) and bad.keys() == {"method"} and bad["method"] == weighting.name:
+            continue  # a fresh state: allowed
+        with pytest.raises((ValueError, TypeError), match=r"state_dict.*: expected .*, found "):
+            weighting.load_state_dict(bad)
+        assert_same_state(weighting.state_dict(), state)
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda w: pickle.loads(pickle.dumps(w))])
+def test_copies_are_independent(row: Row, clone: Callable[[Weighting], Weighting]) -> None:
+    weighting = row.make(3)
+    advance(weighting, 3)
+    first, second = clone(weighting), clone(weighting)
+    assert repr(first) == repr(weighting)
+    expected = advance(weighting, 3, seed=5)
+    assert_same(advance(first, 3, seed=5), expected)
+    assert_same(advance(second, 3, seed=5), expected)
+
+
+def test_reset_starts_anew(row: Row) -> None:
+    weighting = row.make(3)
+    torch.manual_seed(1)
+    expected = advance(weighting, 3)
+    weighting.reset()
+    assert weighting.status == "ok"
+    assert_same_state(weighting.state_dict(), row.make(3).state_dict())
+    torch.manual_seed(1)
+    assert_same(advance(weighting, 3), expected)
+    weighting.reset()
+    call(weighting, gramian_of(3), torch.ones(3), None)  # reset also forgets K
+
+
+def test_manual_seed_reproduces(row: Row) -> None:
+    runs = []
+    for seed in (11, 11, 12):
+        torch.manual_seed(seed)
+        runs.append(advance(row.make(8), 6, num_tasks=8))
+    assert_same(runs[0], runs[1])
+    assert bool((runs[0] != runs[2]).any()) == (row.id.startswith("pcgrad"))
+
+
+def test_repr_rebuilds(row: Row) -> None:
+    weighting = row.make(3)
+    text = repr(weighting)
+    rebuilt = eval(text, {type(weighting).__name__: type(weighting)})
+    assert repr(rebuilt) == text
+
+
+def test_class_says_what_it_is(row: Row) -> None:
+    method = type(row.make(2))
+    text = inspect.getdoc(method) or ""
+    assert REGISTRY[method.name] is method
+    assert method.family in ("constant", "gramian", "loss")
+    assert "Shapes:" in text
+    assert "egenerate" in text
+    assert "fail" in text
+    if method.family != "constant":
+        assert method.paper.split("arXiv ")[1] in text
+        for option in inspect.signature(method).parameters:
+            assert f"    {option}: " in text
+
+
+def test_wrong_input_is_named(row: Row) -> None:
+    weighting = row.make(3)
+    advance(weighting, 1)
+    before = weighting.state_dict()
+    gramian, losses = gramian_of(3), torch.ones(3)
+    wrong: list[tuple[str, type[Exception], dict[str, Any]]] = [
+        ("gramian", TypeError, {"gramian": [[1.0]]}),
+        ("gramian", ValueError, {"gramian": gramian[0]}),
+        ("gramian", ValueError, {"gramian": gramian[:2]}),
+        ("gramian", ValueError, {"gramian": gramian[:0, :0]}),
+        ("gramian", ValueError, {"gramian": gramian.long()}),
+        ("gramian", ValueError, {"gramian": gramian.to(torch.complex128)}),
+        ("losses", TypeError, {"losses": [1.0, 1.0, 1.0]}),
+        ("losses", ValueError, {"losses": losses[:2]}),
+        ("losses", ValueError, {"losses": losses[:, None]}),
+        ("losses", ValueError, {"losses": losses.long()}),
+        ("shape", TypeError, {"shape": losses}),
+    ]
+    if weighting.needs_gramian:
+        wrong.append(("gramian", ValueError, {"gramian": None}))
+    else:
+        wrong.append(("gramian", ValueError, {"gramian": None, "losses": None}))
+    if weighting.needs_losses:
+        wrong.append(("losses", ValueError, {"losses": None}))
+    if "order" in weighting.inputs:
+        order = random_orders(3, 0)
+        wrong += [
+            ("order", TypeError, {"order": [0, 1, 2]}),
+            ("order", ValueError, {"order": order[:2]}),
+            ("order", ValueError, {"order": order.double()}),
+            ("order", ValueError, {"order": torch.zeros(3, 3, dtype=torch.int64)}),
+            ("order", ValueError, {"order": order + 1}),
+        ]
+    else:
+        wrong.append(("order", TypeError, {"order": random_orders(3, 0)}))
+    for name, error, arguments in wrong:
+        with pytest.raises(error, match=rf"^{name}: .*expected .*, found"):
+            weighting(**{"gramian": gramian, "losses": losses, **arguments})
+        assert_same_state(weighting.state_dict(), before)
+
+
+# Single classes
+
+
+def test_weights_of_the_constants() -> None:
+    losses = torch.rand(4)
+    assert_same(Sum()(None, losses), torch.ones(4).double())
+    assert_same(Mean()(None, losses), torch.full((4,), 0.25).double())
+    assert_same(Constant([1, 0.5, 0, -2])(None, losses), torch.tensor([1, 0.5, 0, -2]).double())
+    assert_same(Constant(torch.tensor([2.0, 3.0]))(torch.eye(2)), torch.tensor([2.0, 3]).double())
+    with pytest.raises(ValueError, match=r"weights: expected .* 4 tasks, found 2"):
+        Constant([1, 2])(None, losses)
+
+
+def test_gradnorm_refuses_another_k() -> None:
+    weighting = GradNorm()
+    advance(weighting, 1)
+    with pytest.raises(ValueError, match=r"gramian: expected 3 tasks .*, found 4"):
+        weighting(torch.eye(4), torch.ones(4))
+
+
+def test_gradnorm_state_knows_its_parametrization() -> None:
+    weighting = GradNorm()
+    advance(weighting, 1)
+    other = GradNorm(parametrization="softmax")
+    with pytest.raises(ValueError, match=r"state_dict\['logits'\]"):
+        other.load_state_dict(weighting.state_dict())
+
+
+def test_seed_is_kept_by_reset() -> None:
+    weighting = PCGrad(seed=-5)
+    expected = advance(weighting, 3, num_tasks=8)
+    weighting.reset()
+    assert_same(advance(weighting, 3, num_tasks=8), expected)
+    assert_same(advance(PCGrad(seed=-5), 3, num_tasks=8), expected)
+
+
+def test_given_orders_draw_nothing() -> None:
+    weighting = PCGrad(seed=1)
+    weighting(gramian_of(3), order=random_orders(3, 0))
+    assert weighting.state_dict() == {"method": "pcgrad"}
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "error", "message"),
+    [
+        (CAGrad, {"c": 1.0}, ValueError, r"c: expected a number in \[0, 1\), found 1.0"),
+        (CAGrad, {"c": -0.1}, ValueError, r"c: expected .*, found -0.1"),
+        (CAGrad, {"c": NAN}, ValueError, r"c: expected .*, found nan"),
+        (CAGrad, {"c": "1"}, TypeError, r"c: expected a number, found str"),
+        (CAGrad, {"rescale": 3}, ValueError, r"rescale: expected one of \[0, 1, 2\], found 3"),
+        (CAGrad, {"rescale": True}, ValueError, r"rescale: expected .*, found True"),
+        (CAGrad, {"reduction": "avg"}, ValueError, r"reduction: expected .*, found 'avg'"),
+        (PCGrad, {"reduction": "avg"}, ValueError, r"reduction: expected .*, found 'avg'"),
+        (PCGrad, {"include_self": 2}, ValueError, r"include_self: expected .*, found 2"),
+        (PCGrad, {"seed": 1.5}, TypeError, r"seed: expected an int or None, found float"),
+        (PCGrad, {"seed": 2**63}, ValueError, r"seed: expected .*, found 9223372036854775808"),
+        (GradNorm, {"alpha": -1}, ValueError, r"alpha: expected .*, found -1"),
+        (GradNorm, {"lr": 0}, ValueError, r"lr: expected a number in \(0, inf\), found 0"),
+        (GradNorm, {"optimizer": "rms"}, ValueError, r"optimizer: expected .*, found 'rms'"),
+        (
+            GradNorm,
+            {"parametrization": "x"},
+            ValueError,
+            r"parametrization: expected .*, found 'x'",
+        ),
+        (Constant, {"weights": []}, ValueError, r"weights: expected .*, found none"),
+        (Constant, {"weights": [1, NAN]}, ValueError, r"weights\[1\]: expected .*, found nan"),
+        (Constant, {"weights": "12"}, TypeError, r"weights: expected .*, found str"),
+        (Constant, {"weights": 3}, TypeError, r"weights: expected .*, found int"),
+        (get, {"weighting": "pcgrd"}, ValueError, r"weighting: .*pcgrad.*, found 'pcgrd'"),
+        (get, {"weighting": 3}, TypeError, r"weighting: expected .*, found int"),
+        (get, {"weighting": Sum(), "c": 1}, TypeError, r"options: expected none .*, found c"),
+    ],
+)
+def test_wrong_options(
+    make: Callable[..., object], options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=f"^{message}$"):
+        make(**options)
+
+
+def test_get() -> None:
+    weighting = CAGrad()
+    assert get(weighting) is weighting
+    assert repr(get("CAGrad", c=0.1)) == "CAGrad(c=0.1, rescale=0, reduction='mean')"
+    assert repr(get("pcgrad")) == "PCGrad(reduction='sum')"
+
+
+def test_names_are_unique() -> None:
+    with pytest.raises(TypeError, match=r"name: expected .*, found 'sum'"):
+        type("Other", (Sum,), {"name": "sum"})
