@@ -1,7 +1,10 @@
 // The Python module mtlfast._C: entry points, and beside each one the checks of its arguments.
+#include <ATen/MemoryOverlap.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
 #include <ATen/Parallel.h>
+#include <c10/core/GradMode.h>
+#include <c10/core/InferenceMode.h>
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/utils/pybind.h>
 
@@ -23,7 +26,8 @@ Plan& thread_plan() {
 
 void check_tensor(const at::Tensor& tensor, const char* name, at::ScalarType type,
                   at::IntArrayRef shape) {
-  if (!tensor.is_cpu() || tensor.scalar_type() != type || tensor.sizes() != shape ||
+  check_plain(tensor, name);
+  if (tensor.is_neg() || tensor.scalar_type() != type || tensor.sizes() != shape ||
       !tensor.is_contiguous())
     throw py::value_error(std::string(name) + ": expected a contiguous CPU tensor " +
                           c10::str(shape) + " of " + c10::toString(type) + ", found " +
@@ -44,7 +48,7 @@ void run_unlocked(Plan& plan, const py::handle& task_grads, Work work) {
 struct Release {
   Plan& plan;
   ~Release() {
-    plan.copies = {};
+    plan.copies.clear();
     plan.alive.clear();
   }
 };
@@ -72,21 +76,45 @@ struct Targets {
 
   void set(int64_t t, at::Tensor tensor, const at::Tensor& like) {
     const bool in_place =
-        (tensor.is_contiguous() && like.is_contiguous()) ||
-        (tensor.strides() == like.strides() && tensor.is_non_overlapping_and_dense());
+        !tensor.is_neg() &&
+        ((tensor.is_contiguous() && like.is_contiguous()) ||
+         (tensor.strides() == like.strides() && tensor.is_non_overlapping_and_dense()));
     if (!in_place) stand_ins[t] = at::empty_strided(like.sizes(), like.strides(), like.options());
     data[t] = in_place ? tensor.mutable_data_ptr() : stand_ins[t].mutable_data_ptr();
     tensors[t] = std::move(tensor);
   }
 };
 
+void check_fits(const at::Tensor& tensor, const at::Tensor& like, const std::string& name) {
+  check_plain(tensor, name);
+  if (tensor.scalar_type() != like.scalar_type() || tensor.sizes() != like.sizes())
+    throw py::value_error(name + ": expected " + c10::str(like.sizes()) + " of " +
+                          c10::toString(like.scalar_type()) + ", as the task gradients, found " +
+                          c10::str(tensor.sizes()) + " of " + c10::toString(tensor.scalar_type()));
+}
+
+// Everything that could stop a write is found before the first one: a call writes all targets or none.
 void check_target(const at::Tensor& out, const at::Tensor& like, const std::string& name) {
-  if (!out.is_cpu() || out.scalar_type() != like.scalar_type() || out.sizes() != like.sizes() ||
-      out.layout() != at::kStrided)
-    throw py::value_error(name + ": expected a dense CPU tensor " + c10::str(like.sizes()) +
-                          " of " + c10::toString(like.scalar_type()) +
-                          ", as the task gradients, found " + c10::str(out.sizes()) + " of " +
-                          c10::toString(out.scalar_type()) + " on " + out.device().str());
+  check_fits(out, like, name);
+  if (at::has_internal_overlap(out) == at::MemOverlap::Yes)
+    throw py::value_error(name +
+                          ": expected memory of its own for each element, found a tensor "
+                          "whose elements overlap (expand?)");
+  if (out.requires_grad() && c10::GradMode::is_enabled())
+    throw py::value_error(name +
+                          ": expected a tensor to write in place, found one that requires grad");
+  if (out.is_inference() && !c10::InferenceMode::is_enabled())
+    throw py::value_error(name +
+                          ": expected a tensor to write in place, found an inference tensor");
+}
+
+at::Tensor check_weights(const at::Tensor& weights, int64_t num_tasks) {
+  check_plain(weights, "weights");
+  if (weights.scalar_type() != at::kDouble || weights.dim() != 1 || weights.numel() != num_tasks)
+    throw py::value_error("weights: expected [" + std::to_string(num_tasks) +
+                          "] of Double, found " + c10::str(weights.sizes()) + " of " +
+                          c10::toString(weights.scalar_type()));
+  return weights.resolve_neg().contiguous();
 }
 
 void write(Plan& plan, const py::handle& task_grads, const at::Tensor& weights, Targets& targets,
@@ -110,7 +138,7 @@ py::list combine(const py::object& task_grads, const at::Tensor& weights,
   Plan& plan = thread_plan();
   const Release release{plan};
   plan.read(task_grads.ptr());
-  check_tensor(weights, "weights", at::kDouble, {plan.num_tasks});
+  const at::Tensor factors = check_weights(weights, plan.num_tasks);
   if (out && static_cast<int64_t>(out->size()) != plan.num_tensors)
     throw py::value_error("out: expected " + std::to_string(plan.num_tensors) +
                           " entries, as in task_grads[0], found " + std::to_string(out->size()));
@@ -130,7 +158,7 @@ py::list combine(const py::object& task_grads, const at::Tensor& weights,
     check_target(THPVariable_Unpack(object), *like, name);
     targets.set(t, THPVariable_Unpack(object), *like);
   }
-  write(plan, task_grads, weights, targets, false);
+  write(plan, task_grads, factors, targets, false);
   if (out) return *out;
 
   py::list result(static_cast<size_t>(plan.num_tensors));
@@ -146,7 +174,7 @@ void combine_into_grad(const py::list& params, const py::object& task_grads,
   Plan& plan = thread_plan();
   const Release release{plan};
   plan.read(task_grads.ptr());
-  check_tensor(weights, "weights", at::kDouble, {plan.num_tasks});
+  const at::Tensor factors = check_weights(weights, plan.num_tasks);
   if (static_cast<int64_t>(params.size()) != plan.num_tensors)
     throw py::value_error("params: expected " + std::to_string(plan.num_tensors) +
                           " entries, as in task_grads[0], found " + std::to_string(params.size()));
@@ -163,7 +191,7 @@ void combine_into_grad(const py::list& params, const py::object& task_grads,
     if (!THPVariable_Check(object))
       throw py::type_error(name + ": expected a tensor, found " + Py_TYPE(object)->tp_name);
     const at::Tensor& param = THPVariable_Unpack(object);
-    check_target(param, *like, name);
+    check_fits(param, *like, name);
     if (param.grad().defined()) {
       check_target(param.grad(), *like, name + ".grad");
       kept.set(t, param.grad(), *like);
@@ -175,8 +203,8 @@ void combine_into_grad(const py::list& params, const py::object& task_grads,
       any_fresh = true;
     }
   }
-  if (any_kept) write(plan, task_grads, weights, kept, accumulate);
-  if (any_fresh) write(plan, task_grads, weights, fresh, false);
+  if (any_kept) write(plan, task_grads, factors, kept, accumulate);
+  if (any_fresh) write(plan, task_grads, factors, fresh, false);
   for (int64_t t = 0; t < plan.num_tensors; ++t)
     if (fresh.tensors[t].defined())
       THPVariable_Unpack(PyList_GET_ITEM(params.ptr(), t)).mutable_grad() = fresh.tensors[t];

@@ -21,20 +21,13 @@ std::string shape(const at::Tensor& tensor) {
   return text + "]";
 }
 
-// A borrowed view of a list or tuple; other sequences are turned into a list first.
+// A borrowed view of a list or tuple, which keep their items alive.
 class Sequence {
  public:
-  Sequence(PyObject* object, const std::string& name, const char* expected) {
-    if (THPVariable_Check(object) || PyUnicode_Check(object)) object = nullptr;
-    sequence_ = object == nullptr ? nullptr : PySequence_Fast(object, "");
-    if (sequence_ == nullptr) {
-      PyErr_Clear();
-      throw py::type_error(name + ": expected " + expected);
-    }
+  Sequence(PyObject* object, const std::string& name, const char* expected) : sequence_(object) {
+    if (!PyList_Check(object) && !PyTuple_Check(object))
+      throw py::type_error(name + ": expected " + expected + ", found " + Py_TYPE(object)->tp_name);
   }
-  ~Sequence() { Py_DECREF(sequence_); }
-  Sequence(const Sequence&) = delete;
-  Sequence& operator=(const Sequence&) = delete;
 
   Py_ssize_t size() const { return PySequence_Fast_GET_SIZE(sequence_); }
   PyObject* operator[](Py_ssize_t i) const { return PySequence_Fast_GET_ITEM(sequence_, i); }
@@ -56,20 +49,6 @@ ElementType element_type(const at::Tensor& tensor, Py_ssize_t k, Py_ssize_t t) {
   }
 }
 
-void check_plain(const at::Tensor& tensor, Py_ssize_t k, Py_ssize_t t) {
-  if (tensor.layout() != at::kStrided)
-    throw py::type_error(entry(k, t) + ": expected a dense tensor, found layout " +
-                         c10::str(tensor.layout()));
-  if (!tensor.is_cpu())
-    throw py::value_error(entry(k, t) + ": expected a tensor on the CPU, found " +
-                          tensor.device().str());
-  if (!tensor.has_storage() || tensor.key_set().has(c10::DispatchKey::Python))
-    throw py::type_error(
-        entry(k, t) +
-        ": expected a plain tensor with memory of its own, found a tensor subclass or a "
-        "functorch wrapper");
-}
-
 bool same_layout(const at::Tensor& a, const at::Tensor& b) {
   if (a.is_contiguous() && b.is_contiguous()) return true;
   return a.strides() == b.strides() && a.is_non_overlapping_and_dense();
@@ -77,15 +56,29 @@ bool same_layout(const at::Tensor& a, const at::Tensor& b) {
 
 }  // namespace
 
+void check_plain(const at::Tensor& tensor, const std::string& name) {
+  if (tensor.layout() != at::kStrided)
+    throw py::type_error(name + ": expected a dense tensor, found layout " +
+                         c10::str(tensor.layout()));
+  if (!tensor.is_cpu())
+    throw py::value_error(name + ": expected a tensor on cpu, found " + tensor.device().str());
+  if (!tensor.has_storage() || tensor.key_set().has(c10::DispatchKey::Python))
+    throw py::type_error(
+        name +
+        ": expected a plain tensor with memory of its own, found a tensor subclass or "
+        "a functorch wrapper");
+  if (tensor.numel() > 0 && tensor.const_data_ptr() == nullptr)
+    throw py::value_error(name +
+                          ": expected a tensor with memory, found one whose storage was freed");
+}
+
 void Plan::read(PyObject* task_grads) {
   const Sequence tasks(task_grads, "task_grads", "a sequence of K sequences of tensors");
-  copies = {};
+  copies.clear();
   alive.clear();
   num_tasks = static_cast<int>(tasks.size());
   num_columns = 0;
-  // `like` points into the copies, so they must never move.
   const auto keep = [this](at::Tensor copy) -> const at::Tensor& {
-    if (copies.capacity() == 0) copies.reserve(static_cast<size_t>(num_tensors * num_tasks));
     copies.push_back(std::move(copy));
     return copies.back();
   };
@@ -112,7 +105,7 @@ void Plan::read(PyObject* task_grads) {
                              Py_TYPE(object)->tp_name);
       const at::Tensor* tensor = &THPVariable_Unpack(object);
       const ElementType type = element_type(*tensor, k, t);
-      check_plain(*tensor, k, t);
+      check_plain(*tensor, entry(k, t));
 
       if (like[t] == nullptr) {
         if (tensor->is_neg() || !tensor->is_non_overlapping_and_dense()) {

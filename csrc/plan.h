@@ -4,6 +4,8 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <deque>
+#include <string>
 #include <vector>
 
 #include "cpu/kernel_table.h"
@@ -21,9 +23,9 @@ struct Plan {
   std::vector<int64_t> offsets;    // [T + 1]: prefix sums of the sizes
   std::vector<ElementType> types;  // [T]
   std::vector<const at::Tensor*>
-      like;                        // [T]: shape and layout of the rows; null: no task reaches it
-  std::vector<at::Tensor> copies;  // dense copies of odd layouts, for this call
-  std::vector<at::Tensor> alive;   // see hold()
+      like;                       // [T]: shape and layout of the rows; null: no task reaches it
+  std::deque<at::Tensor> copies;  // dense copies of odd layouts, for this call; they never move
+  std::vector<at::Tensor> alive;  // see hold()
 
   // Reads the lists. Throws TypeError or ValueError naming the entry, what was found and what was expected.
   // A tensor whose layout differs from its peers', or that is no plain dense block, is copied for this call.
@@ -37,6 +39,9 @@ struct Plan {
   static constexpr int64_t kLargeElements =
       1 << 16;  // under it a call is shorter than giving up the lock
 };
+
+// TypeError or ValueError for what is no plain dense tensor in CPU memory; name is how the message calls it.
+void check_plain(const at::Tensor& tensor, const std::string& name);
 
 // The columns [begin, end) of tensor t that belong to group number `group` of `num_groups` equal shares of all
 // columns. Calls visit(t, begin, end) in order. Boundaries inside a tensor fall on multiples of `align`.

@@ -28,8 +28,9 @@ def gramian(task_grads: Sequence[Sequence[Array | None]]) -> Array:
             array. float32, float64, bfloat16 or float16; one dtype and shape per array.
 
     Returns:
-        ``[K, K]`` float64 on the gradients' device, accumulated in float64 and bitwise the same for
-        any number of threads. Not differentiable.
+        ``[K, K]`` float64 on the gradients' device. Sums are float64; where many tasks meet long
+        arrays, chunks of at most 256 products a lane are float32, for an error of about 1e-7 of
+        the norms' product. Bitwise the same for any number of threads. Not differentiable.
 
     Raises:
         TypeError: an entry is no dense real floating-point array, or dtypes differ across tasks.
@@ -46,8 +47,8 @@ def combine(
 ) -> list[Array | None]:
     """The weighted sum of K task gradients, ``d = Jᵀw``, in one pass over their elements.
 
-    Sums are float64, rounded once to the gradients' dtype. A task whose weight is exactly 0 is not
-    read: its NaN or Inf does not come through.
+    Sums are float64, rounded to the gradients' dtype as torch rounds. A task whose weight is
+    exactly 0 is not read: its NaN or Inf does not come through.
 
     Args:
         task_grads: as for :func:`gramian`.
@@ -62,11 +63,14 @@ def combine(
         ValueError: as for :func:`gramian`, or ``weights`` or ``out`` do not fit.
     """
     rows, back = _to_torch(task_grads)
-    device = next((g.device for row in rows for g in row if g is not None), torch.device("cpu"))
-    factors = weights if isinstance(weights, Tensor) else torch.as_tensor(np.asarray(weights))
-    factors = factors.detach().to(device, torch.float64).contiguous()
+    tensors = (g for row in rows for g in row if isinstance(g, Tensor))
+    device = next((tensor.device for tensor in tensors), torch.device("cpu"))
+    factors = _real("weights", weights).detach().to(device, torch.float64)
     if out is None:
         return [None if d is None else back(d) for d in ops.combine(rows, factors)]
+    for t, array in enumerate(out):
+        if isinstance(array, np.ndarray) and not array.flags.writeable:
+            raise ValueError(f"out[{t}]: expected a writable array, found a read-only one")
     ops.combine(rows, factors, [None if a is None else _tensor(a) for a in out])
     return out
 
@@ -87,16 +91,18 @@ def aggregate(
         ``[P]`` in J's dtype, kind of array and device.
 
     Raises:
-        TypeError: J is no floating-point array.
+        TypeError: J is no real floating-point array.
         ValueError: J is not ``[K, P]`` with K >= 1, or as the method's call raises.
     """
-    jacobian = _tensor(J).detach()
+    jacobian = _real("J", J).detach()
     if jacobian.dim() != 2 or jacobian.shape[0] == 0:
         raise ValueError(f"J: expected shape [K, P] with K >= 1, found {list(jacobian.shape)}")
     method = get(weighting)
+    if not jacobian.is_floating_point():
+        raise TypeError(f"J: expected a real floating-point array, found {jacobian.dtype}")
     rows = [[row] for row in jacobian]
     inner = ops.gramian(rows) if method.needs_gramian else None
-    values = None if losses is None else _tensor(losses)
+    values = None if losses is None else _real("losses", losses)
     if inner is None and values is None:
         values = torch.zeros(len(rows), dtype=torch.float64, device=jacobian.device)
     weights = method(inner, values, **{name: _tensor(value) for name, value in inputs.items()})
@@ -109,13 +115,24 @@ def _to_torch(
     task_grads: Sequence[Sequence[Array | None]],
 ) -> tuple[Sequence[Sequence[Tensor | None]], Callable[[Tensor], Array]]:
     """The rows as tensors, and what turns an answer into the kind that went in."""
-    if isinstance(task_grads, Sequence) and not isinstance(task_grads, str):
-        rows = [row for row in task_grads if isinstance(row, Sequence) and not isinstance(row, str)]
-        first = next((g for row in rows for g in row if g is not None), None)
-        if len(rows) == len(task_grads) and _is_foreign(first):
-            tensors = [[None if g is None else _tensor(g) for g in row] for row in rows]
-            return tensors, _kind(first)
-    return task_grads, _identity
+    rows = ops.rows(task_grads)
+    first = next((g for row in rows for g in row if g is not None), None)
+    if not _is_foreign(first):
+        return rows, _identity
+    return [[None if g is None else _tensor(g) for g in row] for row in rows], _kind(first)
+
+
+def _real(name: str, array: Array | Sequence[float]) -> Tensor:
+    """A tensor of real numbers, or a TypeError that names the argument."""
+    try:
+        tensor = _tensor(array)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"{name}: expected an array of real numbers, found {type(array).__name__}"
+        ) from error
+    if tensor.is_complex():
+        raise TypeError(f"{name}: expected an array of real numbers, found {tensor.dtype}")
+    return tensor
 
 
 def _tensor(array: Array) -> Tensor:

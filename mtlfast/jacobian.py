@@ -10,26 +10,46 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mtlfast.losses import TaskLosses
+
 TaskGradients = list[list["Tensor | None"]]
 """K rows of T gradients, one per parameter; None where a task does not reach a parameter."""
 
 ENGINES = ("auto", "stored")
 
+UNREACHED = (
+    "losses: expected losses that depend on parameters of the optimizer that require a gradient, "
+    "found that none reaches any of them"
+)
 
-def stored(losses: Sequence[Tensor], params: Sequence[Tensor]) -> TaskGradients:
+
+def stored(tasks: TaskLosses, params: Sequence[Tensor]) -> TaskGradients:
     """One backward per loss through the same graph; all K gradients are kept.
 
     Args:
-        losses: K scalars.
+        tasks: K losses.
         params: T parameters.
 
     Returns:
         K rows of T gradients. The graph is freed by the last backward.
+
+    Raises:
+        ValueError: there are no parameters.
     """
-    last = len(losses) - 1
+    if not params:
+        raise ValueError(UNREACHED)
+    last = len(tasks.losses) - 1
     return [
-        list(torch.autograd.grad(loss, params, retain_graph=k < last, allow_unused=True))
-        for k, loss in enumerate(losses)
+        list(
+            torch.autograd.grad(
+                (root,),
+                params,
+                (torch.ones_like(loss),),
+                retain_graph=k < last,
+                allow_unused=True,
+            )
+        )
+        for k, (root, loss) in enumerate(zip(tasks.roots, tasks.losses, strict=True))
     ]
 
 
@@ -41,7 +61,12 @@ def weighted_(losses: Sequence[Tensor], weights: Tensor, params: Sequence[Tensor
         weights: ``[K]``.
         params: T parameters. A gradient that is there is added to, as ``backward`` does; after an
             error every ``.grad`` is as it was.
+
+    Raises:
+        ValueError: the losses reach no parameter.
     """
+    if not params:
+        raise ValueError(UNREACHED)
     before = [param.grad for param in params]
     factors = [
         weight.to(loss.dtype).reshape(loss.shape)
@@ -51,6 +76,8 @@ def weighted_(losses: Sequence[Tensor], weights: Tensor, params: Sequence[Tensor
         for param in params:
             param.grad = None
         torch.autograd.backward(losses, factors, inputs=list(params))
+        if all(param.grad is None for param in params):
+            raise ValueError(UNREACHED)
     except BaseException:
         for param, grad in zip(params, before, strict=True):
             param.grad = grad

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 Losses = Sequence[Tensor] | Mapping[str, Tensor] | Tensor
 
@@ -19,11 +21,13 @@ class TaskLosses:
         names: K names; "0", "1", ... where there are none.
         losses: K scalars with a graph, in the order of the names.
         named: whether the names are the user's.
+        roots: where the K backwards start: the losses, or the nodes that they were stacked from.
     """
 
     names: tuple[str, ...]
     losses: tuple[Tensor, ...]
     named: bool
+    roots: tuple[Tensor | GradientEdge, ...]
 
     @classmethod
     def read(cls, losses: Losses, task_names: Sequence[str] | None) -> TaskLosses:
@@ -38,6 +42,7 @@ class TaskLosses:
             ValueError: no losses, other names or another number than expected, a loss that is no
                 scalar or has no graph, or losses on several devices.
         """
+        roots: tuple[Tensor | GradientEdge, ...] | None = None
         if isinstance(losses, Mapping):
             found = {str(name): loss for name, loss in losses.items()}
             names = tuple(found) if task_names is None else tuple(task_names)
@@ -53,6 +58,7 @@ class TaskLosses:
                     f"found shape {list(losses.shape)}"
                 )
             names, values = (), losses.unbind()
+            roots = _stacked(losses)
         elif isinstance(losses, Sequence) and not isinstance(losses, str):
             names, values = (), tuple(losses)
         else:
@@ -71,11 +77,29 @@ class TaskLosses:
                 )
         for name, loss in zip(names, values, strict=True):
             _check(f"losses[{name if name.isdigit() else repr(name)}]", loss, values[0])
-        return cls(names, values, isinstance(losses, Mapping) or task_names is not None)
+        named = isinstance(losses, Mapping) or task_names is not None
+        return cls(names, values, named, values if roots is None else roots)
 
     def values(self) -> Tensor:
         """The losses' values, ``[K]`` float64, without their graph."""
         return torch.stack([loss.detach().reshape(()).double() for loss in self.losses])
+
+
+_EDGES_CAN_START = "GradientEdge" in str(
+    inspect.signature(torch.autograd.grad).parameters["outputs"]
+)
+
+
+def _stacked(losses: Tensor) -> tuple[GradientEdge, ...] | None:
+    """The nodes of ``torch.stack``'s inputs, or None where the tensor came about otherwise.
+
+    Behind the stack every loss seems to reach whatever any loss reaches, with a gradient of zeros.
+    """
+    node = losses.grad_fn
+    if node is None or node.name() != "StackBackward0" or not _EDGES_CAN_START:
+        return None
+    edges = [GradientEdge(fn, number) for fn, number in node.next_functions if fn is not None]
+    return tuple(edges) if len(edges) == len(losses) else None
 
 
 def _check(name: str, loss: object, first: object) -> None:

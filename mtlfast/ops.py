@@ -154,15 +154,17 @@ def gramian(task_grads: TaskGrads) -> Tensor:
             tensor. float32, float64, bfloat16 or float16; one dtype and shape per tensor.
 
     Returns:
-        ``[K, K]`` float64 on the gradients' device, summed in float64; bitwise the same for any
-        number of threads. Not differentiable.
+        ``[K, K]`` float64 on the gradients' device. Sums are float64; where many tasks meet long
+        tensors, chunks of at most 256 products a lane are float32, for an error of about 1e-7 of
+        the norms' product. Bitwise the same for any number of threads. Not differentiable.
 
     Raises:
         TypeError: an entry is no dense real floating-point tensor, or dtypes differ across tasks.
         ValueError: no tasks, or numbers, shapes or devices that differ across tasks.
     """
-    native = _route(task_grads)
-    return native.gramian(task_grads) if native else reference.gramian(task_grads)
+    lists = rows(task_grads)
+    native = _route(lists)
+    return native.gramian(lists) if native else reference.gramian(lists)
 
 
 def combine(
@@ -170,8 +172,8 @@ def combine(
 ) -> list[Tensor | None]:
     """The weighted sum of the task gradients, ``d = Jᵀw``, in one pass over their elements.
 
-    Sums are float64, rounded once to the gradients' dtype. A task whose weight is exactly 0 is not
-    read, so that its NaN or Inf does not come through.
+    Sums are float64, rounded to the gradients' dtype as torch rounds. A task whose weight is
+    exactly 0 is not read, so that its NaN or Inf does not come through.
 
     Args:
         task_grads: as for :func:`gramian`.
@@ -184,10 +186,12 @@ def combine(
     Raises:
         TypeError, ValueError: as :func:`gramian`; or weights or an entry of ``out`` do not fit.
     """
-    native = _route(task_grads)
+    lists = rows(task_grads)
+    _check_arguments(weights, "out", out)
+    native = _route(lists)
     if native is None:
-        return reference.combine(task_grads, weights, out)
-    combined: list[Tensor | None] = native.combine(task_grads, weights, out)
+        return reference.combine(lists, weights, out)
+    combined: list[Tensor | None] = native.combine(lists, weights, out)
     return combined
 
 
@@ -205,11 +209,13 @@ def combine_(
     Raises:
         TypeError, ValueError: as :func:`combine`.
     """
-    native = _route(task_grads)
+    lists = rows(task_grads)
+    _check_arguments(weights, "params", params)
+    native = _route(lists)
     if native is None:
-        reference.combine_(params, task_grads, weights, accumulate=accumulate)
+        reference.combine_(params, lists, weights, accumulate=accumulate)
     else:
-        native.combine_into_grad(params, task_grads, weights, accumulate)
+        native.combine_into_grad(params, lists, weights, accumulate)
 
 
 def solve(
@@ -248,6 +254,33 @@ def solve(
     if status is not None:
         status.fill_(outcome)
     return weights
+
+
+def rows(task_grads: TaskGrads) -> TaskGrads:
+    """Lists or tuples, which keep their tensors alive; other sequences are read once."""
+    if isinstance(task_grads, (list, tuple)) and all(
+        isinstance(row, (list, tuple)) for row in task_grads
+    ):
+        return task_grads
+    if isinstance(task_grads, (Tensor, str)) or not isinstance(task_grads, Sequence):
+        raise TypeError(
+            f"task_grads: expected a sequence of K sequences of tensors, "
+            f"found {type(task_grads).__name__}"
+        )
+    for k, row in enumerate(task_grads):
+        if isinstance(row, (Tensor, str)) or not isinstance(row, Sequence):
+            raise TypeError(
+                f"task_grads[{k}]: expected a sequence of tensors or None, "
+                f"found {type(row).__name__}"
+            )
+    return [list(row) for row in task_grads]
+
+
+def _check_arguments(weights: object, name: str, tensors: object) -> None:
+    if not isinstance(weights, Tensor):
+        raise TypeError(f"weights: expected a tensor, found {type(weights).__name__}")
+    if tensors is not None and not isinstance(tensors, list):
+        raise TypeError(f"{name}: expected a list of tensors, found {type(tensors).__name__}")
 
 
 def _route(task_grads: TaskGrads) -> ModuleType | None:

@@ -91,7 +91,7 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
         self.weighting = get(weighting)
         self.engine = engine
         self.nonfinite = nonfinite
-        self._task_names = None if task_names is None else tuple(task_names)
+        self._task_names = _names(task_names)
         self._shared = self._checked("shared_params", shared_params)
         self._compared = self._checked("gramian_params", gramian_params)
         self._init_unsaved()
@@ -107,8 +107,8 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
         self._patch_step_function()
         self.last: StepInfo | None = None
         self._pending: Pending | None = None
-        self._zeros: list[tuple[Tensor, int]] = []
         self._skip_counts: Tensor | None = None
+        self._last_losses: Tensor | None = None
 
     # ---- the step -------------------------------------------------------------------------------
 
@@ -117,7 +117,9 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
 
         Args:
             losses: K scalars of one step: a list, a tuple, a dict of names, or a tensor ``[K]``.
-                The names of the first dict hold for all later ones, whatever their order.
+                The names of the first dict hold for all later ones, whatever their order. A tensor
+                that is no ``torch.stack`` of losses has one graph for all of them: every task then
+                reaches every parameter, so name the shared ones by ``shared_params``.
             **inputs: the method's own inputs, such as ``order`` for PCGrad.
 
         Raises:
@@ -143,20 +145,22 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
         self, tasks: TaskLosses, params: list[Tensor], inputs: Mapping[str, Tensor]
     ) -> None:
         """Losses to task gradients to Gramian to weights to ``grad``."""
-        task_grads = jacobian.stored(tasks.losses, params)
+        task_grads = jacobian.stored(tasks, params)
         step = self._accumulate(params, task_grads, tasks.values())
         blocks = Blocks.split(params, step.task_grads, self._shared, self._compared)
         gramian = ops.gramian(blocks.compared)
-        kept = self._finite(tasks.names, gramian, step.losses)
+        values = step.losses
+        kept = self._finite(tasks.names, gramian, blocks, values)
         if kept is not None:
+            # A dropped task counts as one with a zero gradient and the loss that it had before.
             gramian = torch.where(kept & kept[:, None], gramian, 0.0)
+            values = self._finite_losses(values, kept)
+        before = self.weighting.snapshot()
         try:
             if step.calls > 1:
-                self.weighting.load_state_dict(step.state)
-            weights = self.weighting(gramian, step.losses, **inputs)
-            own = weights
-            if not self.weighting.weights_losses:
-                own = torch.ones_like(weights)
+                self.weighting.restore(step.state)
+            weights = self.weighting(gramian, values, **inputs)
+            own = weights if self.weighting.weights_losses else torch.ones_like(weights)
             if kept is not None:
                 weights, own = torch.where(kept, weights, 0.0), torch.where(kept, own, 0.0)
             own_grads = ops.combine(blocks.own, own)
@@ -164,7 +168,7 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
             ops.combine_(blocks.shared_params, blocks.shared, weights, accumulate=step.adds)
         except BaseException:
             step.undo()
-            self.weighting.load_state_dict(step.state)
+            self.weighting.restore(before)
             raise
         for param, grad in zip(blocks.own_params, own_grads, strict=True):
             if grad is not None:
@@ -172,9 +176,12 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
         step.finish()
         self._pending = step
         if kept is not None:
-            counts = self._skip_counts
-            known = counts is not None and counts.shape == kept.shape
-            self._skip_counts = (counts if known else 0) + (~kept).long()
+            skipped = (~kept).long()
+            counts = step.skip_counts
+            if counts is None or counts.shape != skipped.shape:
+                counts = torch.zeros_like(skipped)
+            self._skip_counts = counts + skipped
+            self._last_losses = values
         status = self.weighting.status_flag()
         self.last = StepInfo(tasks.names, "stored", step.losses, weights, gramian, kept, status)
 
@@ -208,30 +215,31 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
         """Clears the gradients of all parameters, and the task gradients kept so far."""
         self._pending = None
         self.inner.zero_grad(set_to_none)
-        self._zeros = []
-        if not set_to_none:
-            grads = [p.grad for group in self.param_groups for p in group["params"]]
-            self._zeros = [(grad, grad._version) for grad in grads if grad is not None]
 
     def _accumulate(
         self, params: list[Tensor], task_grads: TaskGradients, losses: Tensor
     ) -> Pending:
         """The step under way with these task gradients added, or a new one."""
-        before = self._pending
-        if before is not None and before.continues(params, len(losses)):
-            return before.plus(task_grads, losses)
-        zeros = {id(grad): version for grad, version in self._zeros}
-        base = [
-            None if p.grad is None or zeros.get(id(p.grad)) == p.grad._version else p.grad.clone()
-            for p in params
-        ]
-        return Pending(params, task_grads, losses, base, self.weighting.state_dict())
+        if self._pending is not None and self._pending.continues(params, len(losses)):
+            return self._pending.plus(task_grads, losses)
+        self.weighting.prepare(losses.device)
+        return Pending(
+            params,
+            task_grads,
+            losses,
+            base=[None if p.grad is None else p.grad.clone() for p in params],
+            state=self.weighting.snapshot(),
+            skip_counts=self._skip_counts,
+        )
 
-    def _finite(self, names: Sequence[str], gramian: Tensor, losses: Tensor) -> Tensor | None:
+    def _finite(
+        self, names: Sequence[str], gramian: Tensor, blocks: Blocks, losses: Tensor
+    ) -> Tensor | None:
         """``[K]``: which tasks stay, by the policy for NaN and Inf; None where all do."""
         if self.nonfinite == "propagate":
             return None
-        kept = gramian.diagonal().isfinite() & losses.to(gramian.device).isfinite()
+        squares = gramian.diagonal() + ops.gramian(blocks.others).diagonal()
+        kept = squares.isfinite() & losses.to(gramian.device).isfinite()
         if self.nonfinite == "drop":
             return kept
         bad = [name for name, keep in zip(names, kept.tolist(), strict=True) if not keep]
@@ -242,6 +250,13 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
             )
         return None
 
+    def _finite_losses(self, losses: Tensor, kept: Tensor) -> Tensor:
+        """The losses, with a dropped task's last finite one, or the others' mean if it had none."""
+        known = self._last_losses
+        if known is None or known.shape != losses.shape:
+            known = torch.where(kept, losses, 0.0).sum() / kept.sum().clamp(min=1)
+        return torch.where(kept, losses, known)
+
     @property
     def skip_counts(self) -> list[int]:
         """How often each task was dropped, under ``nonfinite="drop"``; empty before that."""
@@ -250,8 +265,10 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
     def _checked(self, name: str, params: Iterable[Tensor] | None) -> tuple[Tensor, ...] | None:
         if params is None:
             return None
-        if isinstance(params, Tensor):
-            raise TypeError(f"{name}: expected an iterable of parameters, found a tensor")
+        if isinstance(params, Tensor) or not isinstance(params, Iterable):
+            raise TypeError(
+                f"{name}: expected an iterable of parameters, found {type(params).__name__}"
+            )
         chosen = tuple(params)
         if not chosen:
             raise ValueError(f"{name}: expected at least one parameter, found none")
@@ -324,20 +341,26 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
             changed = pre_hook(self, state_dict)
             state_dict = state_dict if changed is None else dict(changed)
         ours = state_dict.pop(_STATE_KEY, None)
-        if not isinstance(ours, Mapping) or set(ours) != {"weighting", "task_names"}:
+        names = ours.get("task_names") if isinstance(ours, Mapping) else None
+        if (
+            not isinstance(ours, Mapping)
+            or set(ours) != {"weighting", "task_names"}
+            or not isinstance(names, list)
+            or not all(isinstance(name, str) for name in names)
+        ):
             raise ValueError(
                 f"state_dict[{_STATE_KEY!r}]: expected what MultiTaskOptimizer.state_dict() "
                 f"returned, found {ours!r:.60}; a plain optimizer's goes to "
                 f"optimizer.inner.load_state_dict"
             )
-        before = self.weighting.state_dict()
+        before = self.weighting.snapshot()
         self.weighting.load_state_dict(ours["weighting"])
         try:
             self.inner.load_state_dict(state_dict)
         except BaseException:
-            self.weighting.load_state_dict(before)
+            self.weighting.restore(before)
             raise
-        self._task_names = tuple(ours["task_names"]) or None
+        self._task_names = tuple(names) or None
         self._pending = None
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
@@ -358,3 +381,16 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
             f"MultiTaskOptimizer(\n  weighting={self.weighting!r},\n  engine={self.engine!r},\n"
             f"  inner={inner}\n)"
         )
+
+
+def _names(task_names: Sequence[str] | None) -> tuple[str, ...] | None:
+    if task_names is None:
+        return None
+    if isinstance(task_names, str) or not isinstance(task_names, Sequence):
+        raise TypeError(
+            f"task_names: expected a sequence of names, found {type(task_names).__name__}"
+        )
+    names = tuple(task_names)
+    if not names or len(set(names)) != len(names) or not all(isinstance(n, str) for n in names):
+        raise ValueError(f"task_names: expected different names, found {list(names)}")
+    return names

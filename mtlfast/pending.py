@@ -21,6 +21,7 @@ class Blocks:
         own_params: the others.
         own: their task gradients, K rows.
         compared: the task gradients that the method's Gramian is made of, K rows.
+        others: all that are not compared, K rows.
     """
 
     shared_params: list[Tensor]
@@ -28,6 +29,7 @@ class Blocks:
     own_params: list[Tensor]
     own: TaskGradients
     compared: TaskGradients
+    others: TaskGradients
 
     @classmethod
     def split(
@@ -50,10 +52,7 @@ class Blocks:
         """
         reach = [sum(grad is not None for grad in block) for block in zip(*task_grads, strict=True)]
         if not any(reach):
-            raise ValueError(
-                "losses: expected losses that depend on the optimizer's parameters, found that "
-                "none reaches any of them"
-            )
+            raise ValueError(jacobian.UNREACHED)
 
         def rows(columns: list[int]) -> TaskGradients:
             return [[row[t] for t in columns] for row in task_grads]
@@ -67,15 +66,19 @@ class Blocks:
         is_shared = [count >= least for count in reach] if shared is None else places(shared)
         both = [t for t, count in enumerate(reach) if count and is_shared[t]]
         alone = [t for t, count in enumerate(reach) if count and not is_shared[t]]
-        balanced = rows(both)
+        shared_rows, own_rows = rows(both), rows(alone)
+        compared_rows, other_rows = shared_rows, own_rows
         if compared is not None:
-            looked_at = rows([t for t, here in enumerate(places(compared)) if here])
+            is_compared = places(compared)
+            compared_rows = rows([t for t, here in enumerate(is_compared) if here])
+            other_rows = rows([t for t, here in enumerate(is_compared) if not here])
         return cls(
             shared_params=[params[t] for t in both],
-            shared=balanced,
+            shared=shared_rows,
             own_params=[params[t] for t in alone],
-            own=rows(alone),
-            compared=balanced if compared is None else looked_at,
+            own=own_rows,
+            compared=compared_rows,
+            others=other_rows,
         )
 
 
@@ -88,7 +91,8 @@ class Pending:
         task_grads: K rows of T gradients, summed over the micro-batches.
         losses: ``[K]`` float64, summed over the micro-batches.
         base: what ``grad`` held before the first micro-batch; None: nothing.
-        state: the method's state before the step.
+        state: snapshot of the method before the step.
+        skip_counts: how often each task was dropped before the step; None: never.
         calls: micro-batches so far.
     """
 
@@ -97,6 +101,7 @@ class Pending:
     losses: Tensor
     base: list[Tensor | None]
     state: dict[str, Any]
+    skip_counts: Tensor | None
     calls: int = 1
     _before: list[Tensor | None] = field(default_factory=list)
     _written: list[tuple[Tensor | None, int]] = field(default_factory=list)
@@ -127,6 +132,7 @@ class Pending:
             self.losses + losses,
             self.base,
             self.state,
+            self.skip_counts,
             self.calls + 1,
         )
 

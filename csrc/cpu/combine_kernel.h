@@ -11,7 +11,7 @@ namespace {
 constexpr int kCombineRows = 4;
 constexpr int kCombineUnroll = 4;
 constexpr int kCombineStep = kCombineUnroll * kLanes;
-constexpr int kCombineColumns = 1024;  // float64 sums of one tile: 8 KiB
+constexpr int kCombineColumns = 4096;  // float64 sums of one tile: 32 KiB
 
 // sums (+)= Σ weights[k] · rows[k] over one tile; the last call converts into out.
 template <class T, int kRows, bool kFirst, bool kLast, bool kStream>
@@ -27,8 +27,8 @@ inline void combine_tile(const T* const* rows, const double* weights, T* out, in
       for (int k = 0; k < kRows; ++k) {
         const T* source = rows[k] + column + lane;
         sum += weights[k] * load(source);
-        // The same row's next tile: bursts of one tile are too short for the hardware prefetchers.
-        if ((u * kLanes * sizeof(T)) % 64 == 0) __builtin_prefetch(source + kCombineColumns, 0, 2);
+        if (kRows > 2 && (u * kLanes * sizeof(T)) % 64 == 0)
+          __builtin_prefetch(source + kPrefetchBytes / static_cast<int>(sizeof(T)), 0, 3);
       }
       if constexpr (!kLast) {
         *reinterpret_cast<Vec*>(sums + lane) = sum;
@@ -96,8 +96,10 @@ void combine_rows(const void* const* untyped_rows, const double* weights, int nu
   const T* const* rows = reinterpret_cast<const T* const*>(untyped_rows);
   T* out = static_cast<T*>(untyped_out);
   int64_t column = begin;
-  if (stream && num_rows > 0) {
-    // Streaming stores need an aligned target: single elements up to the next cache line.
+  // Streaming stores need an aligned target, which a tensor off its element size never reaches.
+  const bool aligned = reinterpret_cast<uint64_t>(out) % sizeof(T) == 0;
+  if (stream && aligned && num_rows > 0) {
+    // Single elements up to the next cache line.
     const uint64_t misaligned = reinterpret_cast<uint64_t>(out + column) % 64;
     int64_t head = misaligned == 0 ? 0 : static_cast<int64_t>((64 - misaligned) / sizeof(T));
     if (head > end - column) head = end - column;

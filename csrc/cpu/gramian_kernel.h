@@ -16,9 +16,6 @@ constexpr int kMaxDirectRows = 6;  // 21 accumulators and 6 rows in 32 registers
 constexpr int kMaxDirectRows = 4;  // 10 accumulators and 4 rows in 16 registers
 #endif
 
-// With several streams the hardware prefetchers start late; this far ahead the loads keep up with memory.
-constexpr int kPrefetchBytes = 2048;
-
 template <class T, int kRows>
 void gramian_direct(const void* const* rows, int64_t begin, int64_t end, double* packed) {
   constexpr int kPairs = num_pairs(kRows);
@@ -100,16 +97,15 @@ void gramian_many(const void* const* rows, int num_rows, int64_t begin, int64_t 
     double* chunk = scratch + panel_scratch(num_rows);
     for (; column + kChunkColumns <= end; column += kChunkColumns) {
       for (int pair = 0; pair < num_pairs(num_rows); ++pair) chunk[pair] = 0.0;
-      gramian_panel<float, T>(rows, num_rows, column, column + kChunkColumns, end, chunk, scratch);
+      gramian_panel<float, T>(rows, num_rows, column, column + kChunkColumns, chunk, scratch);
       if (float_sums_are_exact_enough<T>(rows, num_rows, column, chunk)) {
         for (int pair = 0; pair < num_pairs(num_rows); ++pair) packed[pair] += chunk[pair];
       } else {
-        gramian_panel<double, T>(rows, num_rows, column, column + kChunkColumns, end, packed,
-                                 scratch);
+        gramian_panel<double, T>(rows, num_rows, column, column + kChunkColumns, packed, scratch);
       }
     }
   }
-  if (column < end) gramian_panel<double, T>(rows, num_rows, column, end, end, packed, scratch);
+  if (column < end) gramian_panel<double, T>(rows, num_rows, column, end, packed, scratch);
 }
 
 template <class T>

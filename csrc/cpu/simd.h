@@ -23,6 +23,9 @@ constexpr int kLanes = 4;
 constexpr int kLanes = 2;
 #endif
 
+// With several streams the hardware prefetchers start late; this far ahead the loads keep up with memory.
+constexpr int kPrefetchBytes = 2048;
+
 struct bfloat16 {
   uint16_t bits;
 };
@@ -183,14 +186,20 @@ inline void stream_fence() {
 #endif
 }
 
-inline double sum_lanes(Vec value) {
-  double lanes[kLanes];
-  store_unaligned(lanes, value);
-  // A fixed tree, so that the result never depends on what the compiler would choose.
-  for (int width = kLanes / 2; width > 0; width /= 2)
-    for (int lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
-  return lanes[0];
+// A fixed tree: each half onto the other, down to one lane.
+template <int kCount, class V>
+inline double sum_tree(V value) {
+  if constexpr (kCount == 2) {
+    return value[0] + value[1];
+  } else {
+    typedef double Half __attribute__((vector_size(kCount / 2 * 8)));
+    Half half[2];
+    __builtin_memcpy(half, &value, sizeof(value));
+    return sum_tree<kCount / 2>(half[0] + half[1]);
+  }
 }
+
+inline double sum_lanes(Vec value) { return sum_tree<kLanes>(value); }
 
 }  // namespace
 }  // namespace mtlfast

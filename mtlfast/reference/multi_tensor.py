@@ -36,9 +36,13 @@ def combine(
         raise ValueError(
             f"out: expected {num_tensors} entries, as in task_grads[0], found {len(out)}"
         )
+    blocks = list(zip(*task_grads, strict=True))
+    likes = [next((g for g in block if g is not None), None) for block in blocks]
+    for t, like in enumerate(likes):
+        if out is not None and like is not None:
+            _checked_target(out[t], like, f"out[{t}]")
     combined: list[Tensor | None] = []
-    for t, block in enumerate(zip(*task_grads, strict=True)):
-        like = next((gradient for gradient in block if gradient is not None), None)
+    for t, (block, like) in enumerate(zip(blocks, likes, strict=True)):
         if like is None:
             combined.append(None)
             continue
@@ -52,7 +56,9 @@ def combine(
         if out is None:
             combined.append(total)
         else:
-            combined.append(_checked_target(out[t], like, f"out[{t}]").copy_(total))
+            target = _checked_target(out[t], like, f"out[{t}]")
+            with torch.no_grad():
+                combined.append(target.copy_(total))
     return combined if out is None else out
 
 
@@ -70,7 +76,9 @@ def combine_(
     for t, (param, block) in enumerate(zip(params, zip(*task_grads, strict=True), strict=True)):
         like = next((gradient for gradient in block if gradient is not None), None)
         if like is not None:
-            _checked_target(param, like, f"params[{t}]")
+            _check_fits(param, like, f"params[{t}]")
+            if param.grad is not None:
+                _checked_target(param.grad, like, f"params[{t}].grad")
     rows = [list(row) for row in task_grads]
     factors = weights
     if accumulate:
@@ -88,13 +96,9 @@ def combine_(
 
 def _check(task_grads: Rows) -> None:
     """The native code's checks, with its messages."""
-    if isinstance(task_grads, (Tensor, str)) or not isinstance(task_grads, Sequence):
-        raise TypeError("task_grads: expected a sequence of K sequences of tensors")
     if not task_grads:
         raise ValueError("task_grads: expected at least one task, found none")
     for k, row in enumerate(task_grads):
-        if isinstance(row, (Tensor, str)) or not isinstance(row, Sequence):
-            raise TypeError(f"task_grads[{k}]: expected a sequence of tensors or None")
         if len(row) != len(task_grads[0]):
             raise ValueError(
                 f"task_grads[{k}]: expected {len(task_grads[0])} entries, as in task_grads[0], "
@@ -145,12 +149,29 @@ def _check_weights(weights: Tensor, num_tasks: int) -> None:
 def _checked_target(target: Tensor | None, like: Tensor, name: str) -> Tensor:
     if not isinstance(target, Tensor):
         raise TypeError(f"{name}: expected a tensor, found {type(target).__name__}")
-    if (target.shape, target.dtype, target.device) != (like.shape, like.dtype, like.device):
+    _check_fits(target, like, name)
+    if any(
+        stride == 0 and size > 1 for stride, size in zip(target.stride(), target.shape, strict=True)
+    ):
+        raise ValueError(
+            f"{name}: expected memory of its own for each element, found a tensor whose elements "
+            f"overlap (expand?)"
+        )
+    if target.requires_grad and torch.is_grad_enabled():
+        raise ValueError(
+            f"{name}: expected a tensor to write in place, found one that requires grad"
+        )
+    if target.is_inference() and not torch.is_inference_mode_enabled():
+        raise ValueError(f"{name}: expected a tensor to write in place, found an inference tensor")
+    return target
+
+
+def _check_fits(tensor: Tensor, like: Tensor, name: str) -> None:
+    if (tensor.shape, tensor.dtype, tensor.device) != (like.shape, like.dtype, like.device):
         raise ValueError(
             f"{name}: expected a tensor {list(like.shape)} of {like.dtype} on {like.device}, as "
-            f"the task gradients, found {list(target.shape)} of {target.dtype} on {target.device}"
+            f"the task gradients, found {list(tensor.shape)} of {tensor.dtype} on {tensor.device}"
         )
-    return target
 
 
 def _device(task_grads: Rows) -> torch.device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -117,6 +118,23 @@ class Weighting(ABC):
     def status_flag(self) -> str | Tensor:
         """The status of the last call without a copy to the host: "ok", or an int32 scalar."""
         return STATUSES[0] if self._status is None else self._status.clone()
+
+    def prepare(self, device: torch.device) -> None:  # noqa: B027  # most draw nothing
+        """Draws what the first call would draw, so that a :meth:`snapshot` holds it."""
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything this weighting is, for :meth:`restore`; made without a synchronisation."""
+        return {
+            key: value.clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+            for key, value in vars(self).items()
+        }
+
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Goes back to a :meth:`snapshot` of this weighting, which may be used again."""
+        vars(self).clear()
+        for key, value in snapshot.items():
+            copied = value.clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+            setattr(self, key, copied)
 
     def reset(self) -> None:
         """Forgets the state, as if the weighting were new."""

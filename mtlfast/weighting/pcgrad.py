@@ -73,19 +73,22 @@ class PCGrad(Weighting):
         order = call.inputs.get("order")
         rng = None
         if order is None:
-            rng = self._rng = self._generator(call.device)
+            self.prepare(call.device)
+            rng = self._rng
         else:
             order = checks.orders("order", order, call.num_tasks).to(call.device)
         options = (float(self.include_self), float(self.reduction == "mean"))
         return self._solve(call, options, order=order, rng=rng)
 
-    def _generator(self, device: torch.device) -> Tensor:
+    def prepare(self, device: torch.device) -> None:
+        """Draws the seed if there is none yet."""
         if self._rng is not None:
-            return self._rng.to(device)
+            self._rng = self._rng.to(device)
+            return
         seed = self.seed
         if seed is None:
             seed = int(torch.randint(-(2**63), 2**63 - 1, ()))
-        return torch.tensor([seed, 0], dtype=torch.int64, device=device)
+        self._rng = torch.tensor([seed, 0], dtype=torch.int64, device=device)
 
     def reset(self) -> None:
         """Forgets the random state: the next call starts from ``seed``, or draws a new one."""
