@@ -4,7 +4,7 @@ Environment variables:
     MTLFAST_NO_EXTENSION=1  install the pure-Python package only.
     MTLFAST_CUDA            auto (default), on or off: see cmake/cuda.cmake.
     CXX, CXXFLAGS           compiler and further flags.
-    CMAKE_ARGS              further arguments of the configure step, e.g. -DMTLFAST_WERROR=OFF.
+    CMAKE_ARGS              further arguments of the configure step, e.g. -DMTLFAST_WERROR=ON.
 """
 
 import hashlib

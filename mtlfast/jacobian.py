@@ -34,15 +34,15 @@ def stored(tasks: TaskLosses, params: Sequence[Tensor]) -> TaskGradients:
         K rows of T gradients. The graph is freed by the last backward.
 
     Raises:
-        ValueError: there are no parameters.
+        ValueError: no loss reaches any parameter.
     """
     if not params:
         raise ValueError(UNREACHED)
     last = len(tasks.losses) - 1
-    return [
+    task_grads: TaskGradients = [
         list(
             torch.autograd.grad(
-                (root,),
+                root,
                 params,
                 (torch.ones_like(loss),),
                 retain_graph=k < last,
@@ -51,6 +51,9 @@ def stored(tasks: TaskLosses, params: Sequence[Tensor]) -> TaskGradients:
         )
         for k, (root, loss) in enumerate(zip(tasks.roots, tasks.losses, strict=True))
     ]
+    if all(gradient is None for row in task_grads for gradient in row):
+        raise ValueError(UNREACHED)
+    return task_grads
 
 
 def weighted_(losses: Sequence[Tensor], weights: Tensor, params: Sequence[Tensor]) -> None:

@@ -144,22 +144,21 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
     def _balance(
         self, tasks: TaskLosses, params: list[Tensor], inputs: Mapping[str, Tensor]
     ) -> None:
-        """Losses to task gradients to Gramian to weights to ``grad``."""
+        """Losses to task gradients to Gramian to weights to ``grad``; or nothing, by an error."""
         task_grads = jacobian.stored(tasks, params)
-        step = self._accumulate(params, task_grads, tasks.values())
-        blocks = Blocks.split(params, step.task_grads, self._shared, self._compared)
-        gramian = ops.gramian(blocks.compared)
-        values = step.losses
-        kept = self._finite(tasks.names, gramian, blocks, values)
-        if kept is not None:
-            # A dropped task counts as one with a zero gradient and the loss that it had before.
-            gramian = torch.where(kept & kept[:, None], gramian, 0.0)
-            values = self._finite_losses(values, kept)
         before = self.weighting.snapshot()
+        step: Pending | None = None
         try:
-            if step.calls > 1:
-                self.weighting.restore(step.state)
-            weights = self.weighting(gramian, values, **inputs)
+            step = self._accumulate(params, task_grads, tasks.values())
+            blocks = Blocks.split(params, step.task_grads, self._shared, self._compared)
+            gramian = ops.gramian(blocks.compared)
+            losses = step.losses
+            kept = self._finite(tasks.names, gramian, blocks, losses)
+            if kept is not None:
+                # A dropped task counts as one with a zero gradient and the loss that it had before.
+                gramian = torch.where(kept & kept[:, None], gramian, 0.0)
+                losses = self._finite_losses(losses, kept)
+            weights = self.weighting(gramian, losses, **inputs)
             own = weights if self.weighting.weights_losses else torch.ones_like(weights)
             if kept is not None:
                 weights, own = torch.where(kept, weights, 0.0), torch.where(kept, own, 0.0)
@@ -167,7 +166,8 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
             step.begin()
             ops.combine_(blocks.shared_params, blocks.shared, weights, accumulate=step.adds)
         except BaseException:
-            step.undo()
+            if step is not None:
+                step.undo()
             self.weighting.restore(before)
             raise
         for param, grad in zip(blocks.own_params, own_grads, strict=True):
@@ -176,12 +176,8 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
         step.finish()
         self._pending = step
         if kept is not None:
-            skipped = (~kept).long()
-            counts = step.skip_counts
-            if counts is None or counts.shape != skipped.shape:
-                counts = torch.zeros_like(skipped)
-            self._skip_counts = counts + skipped
-            self._last_losses = values
+            self._skip_counts = step.skipped(kept)
+            self._last_losses = losses
         status = self.weighting.status_flag()
         self.last = StepInfo(tasks.names, "stored", step.losses, weights, gramian, kept, status)
 
@@ -219,8 +215,12 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
     def _accumulate(
         self, params: list[Tensor], task_grads: TaskGradients, losses: Tensor
     ) -> Pending:
-        """The step under way with these task gradients added, or a new one."""
+        """The step under way with these task gradients added, or a new one.
+
+        Another micro-batch takes the method back to before the step, of which it sees one.
+        """
         if self._pending is not None and self._pending.continues(params, len(losses)):
+            self.weighting.restore(self._pending.state)
             return self._pending.plus(task_grads, losses)
         self.weighting.prepare(losses.device)
         return Pending(

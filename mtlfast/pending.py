@@ -46,13 +46,8 @@ class Blocks:
             task_grads: K rows of T gradients.
             shared: the parameters to balance; None: those that two or more tasks reach.
             compared: the parameters to compare; None: the shared ones.
-
-        Raises:
-            ValueError: no task reaches any parameter.
         """
         reach = [sum(grad is not None for grad in block) for block in zip(*task_grads, strict=True)]
-        if not any(reach):
-            raise ValueError(jacobian.UNREACHED)
 
         def rows(columns: list[int]) -> TaskGradients:
             return [[row[t] for t in columns] for row in task_grads]
@@ -135,6 +130,12 @@ class Pending:
             self.skip_counts,
             self.calls + 1,
         )
+
+    def skipped(self, kept: Tensor) -> Tensor:
+        """How often each task was dropped, this step included; ``kept`` [K] holds who stayed."""
+        now = (~kept).long()
+        before = self.skip_counts
+        return now if before is None or before.shape != now.shape else before + now
 
     def begin(self) -> None:
         """Brings every ``grad`` back to what it was before the first micro-batch."""
