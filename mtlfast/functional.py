@@ -145,7 +145,7 @@ def _tensor(array: Array) -> Tensor:
             return torch.from_numpy(array)
     if hasattr(array, "__dlpack__"):
         return torch.utils.dlpack.from_dlpack(array)
-    return torch.as_tensor(array)
+    return torch.as_tensor(np.asarray(array))  # by NumPy: Python's floats stay float64
 
 
 def _is_foreign(array: object) -> bool:

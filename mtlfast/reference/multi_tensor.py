@@ -30,6 +30,7 @@ def combine(
 ) -> list[Tensor | None]:
     """``d_t = Σ_k w_k g_kt``, rounded once; see :func:`mtlfast.ops.combine`."""
     _check(task_grads)
+    weights = weights.detach()
     _check_weights(weights, len(task_grads))
     num_tensors = len(task_grads[0])
     if out is not None and len(out) != num_tensors:
@@ -147,10 +148,9 @@ def _check_weights(weights: Tensor, num_tasks: int) -> None:
 
 
 def _checked_target(target: Tensor | None, like: Tensor, name: str) -> Tensor:
-    if not isinstance(target, Tensor):
-        raise TypeError(f"{name}: expected a tensor, found {type(target).__name__}")
     _check_fits(target, like, name)
-    if any(
+    assert target is not None
+    if target.numel() > 0 and any(
         stride == 0 and size > 1 for stride, size in zip(target.stride(), target.shape, strict=True)
     ):
         raise ValueError(
@@ -166,7 +166,9 @@ def _checked_target(target: Tensor | None, like: Tensor, name: str) -> Tensor:
     return target
 
 
-def _check_fits(tensor: Tensor, like: Tensor, name: str) -> None:
+def _check_fits(tensor: object, like: Tensor, name: str) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name}: expected a tensor, found {type(tensor).__name__}")
     if (tensor.shape, tensor.dtype, tensor.device) != (like.shape, like.dtype, like.device):
         raise ValueError(
             f"{name}: expected a tensor {list(like.shape)} of {like.dtype} on {like.device}, as "
