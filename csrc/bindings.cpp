@@ -85,7 +85,20 @@ struct Targets {
   }
 };
 
-void check_fits(const at::Tensor& tensor, const at::Tensor& like, const std::string& name) {
+// How messages call entry t of a list; the text is made only when one is needed.
+struct Name {
+  const char* list;
+  int64_t t;
+  const char* attribute;
+
+  operator std::string() const { return list + ("[" + std::to_string(t)) + "]" + attribute; }
+};
+
+void check_fits(const at::Tensor& tensor, const at::Tensor& like, const Name& entry) {
+  if (is_plain(tensor) && tensor.scalar_type() == like.scalar_type() &&
+      tensor.sizes() == like.sizes())
+    return;
+  const std::string name = entry;
   check_plain(tensor, name);
   if (tensor.scalar_type() != like.scalar_type() || tensor.sizes() != like.sizes())
     throw py::value_error(name + ": expected " + c10::str(like.sizes()) + " of " +
@@ -94,17 +107,17 @@ void check_fits(const at::Tensor& tensor, const at::Tensor& like, const std::str
 }
 
 // Everything that could stop a write is found before the first one: a call writes all targets or none.
-void check_target(const at::Tensor& out, const at::Tensor& like, const std::string& name) {
-  check_fits(out, like, name);
+void check_target(const at::Tensor& out, const at::Tensor& like, const Name& entry) {
+  check_fits(out, like, entry);
   if (at::has_internal_overlap(out) == at::MemOverlap::Yes)
-    throw py::value_error(name +
+    throw py::value_error(std::string(entry) +
                           ": expected memory of its own for each element, found a tensor "
                           "whose elements overlap (expand?)");
   if (out.requires_grad() && c10::GradMode::is_enabled())
-    throw py::value_error(name +
+    throw py::value_error(std::string(entry) +
                           ": expected a tensor to write in place, found one that requires grad");
   if (out.is_inference() && !c10::InferenceMode::is_enabled())
-    throw py::value_error(name +
+    throw py::value_error(std::string(entry) +
                           ": expected a tensor to write in place, found an inference tensor");
 }
 
@@ -151,10 +164,11 @@ py::list combine(const py::object& task_grads, const at::Tensor& weights,
       targets.set(t, at::empty_strided(like->sizes(), like->strides(), like->options()), *like);
       continue;
     }
-    const std::string name = "out[" + std::to_string(t) + "]";
+    const Name name{"out", t, ""};
     PyObject* object = PyList_GET_ITEM(out->ptr(), t);
     if (!THPVariable_Check(object))
-      throw py::type_error(name + ": expected a tensor, found " + Py_TYPE(object)->tp_name);
+      throw py::type_error(std::string(name) + ": expected a tensor, found " +
+                           Py_TYPE(object)->tp_name);
     check_target(THPVariable_Unpack(object), *like, name);
     targets.set(t, THPVariable_Unpack(object), *like);
   }
@@ -186,14 +200,15 @@ void combine_into_grad(const py::list& params, const py::object& task_grads,
   for (int64_t t = 0; t < plan.num_tensors; ++t) {
     const at::Tensor* like = plan.like[t];
     if (like == nullptr) continue;
-    const std::string name = "params[" + std::to_string(t) + "]";
+    const Name name{"params", t, ""};
     PyObject* object = PyList_GET_ITEM(params.ptr(), t);
     if (!THPVariable_Check(object))
-      throw py::type_error(name + ": expected a tensor, found " + Py_TYPE(object)->tp_name);
+      throw py::type_error(std::string(name) + ": expected a tensor, found " +
+                           Py_TYPE(object)->tp_name);
     const at::Tensor& param = THPVariable_Unpack(object);
     check_fits(param, *like, name);
     if (param.grad().defined()) {
-      check_target(param.grad(), *like, name + ".grad");
+      check_target(param.grad(), *like, Name{"params", t, ".grad"});
       kept.set(t, param.grad(), *like);
       any_kept = true;
     } else {

@@ -24,10 +24,9 @@ std::string shape(const at::Tensor& tensor) {
 // A borrowed view of a list or tuple, which keep their items alive.
 class Sequence {
  public:
-  Sequence(PyObject* object, const std::string& name, const char* expected) : sequence_(object) {
-    if (!PyList_Check(object) && !PyTuple_Check(object))
-      throw py::type_error(name + ": expected " + expected + ", found " + Py_TYPE(object)->tp_name);
-  }
+  explicit Sequence(PyObject* object) : sequence_(object) {}
+
+  static bool is(PyObject* object) { return PyList_Check(object) || PyTuple_Check(object); }
 
   Py_ssize_t size() const { return PySequence_Fast_GET_SIZE(sequence_); }
   PyObject* operator[](Py_ssize_t i) const { return PySequence_Fast_GET_ITEM(sequence_, i); }
@@ -56,6 +55,13 @@ bool same_layout(const at::Tensor& a, const at::Tensor& b) {
 
 }  // namespace
 
+bool is_plain(const at::Tensor& tensor) {
+  const at::TensorImpl* impl = tensor.unsafeGetTensorImpl();
+  return impl->layout() == at::kStrided && impl->is_cpu() && impl->has_storage() &&
+         !impl->key_set().has(c10::DispatchKey::Python) &&
+         (impl->numel() == 0 || tensor.const_data_ptr() != nullptr);
+}
+
 void check_plain(const at::Tensor& tensor, const std::string& name) {
   if (tensor.layout() != at::kStrided)
     throw py::type_error(name + ": expected a dense tensor, found layout " +
@@ -73,7 +79,11 @@ void check_plain(const at::Tensor& tensor, const std::string& name) {
 }
 
 void Plan::read(PyObject* task_grads) {
-  const Sequence tasks(task_grads, "task_grads", "a sequence of K sequences of tensors");
+  if (!Sequence::is(task_grads))
+    throw py::type_error(
+        std::string("task_grads: expected a sequence of K sequences of tensors, found ") +
+        Py_TYPE(task_grads)->tp_name);
+  const Sequence tasks(task_grads);
   copies.clear();
   alive.clear();
   num_tasks = static_cast<int>(tasks.size());
@@ -85,8 +95,11 @@ void Plan::read(PyObject* task_grads) {
   if (num_tasks == 0) throw py::value_error("task_grads: expected at least one task, found none");
 
   for (Py_ssize_t k = 0; k < num_tasks; ++k) {
-    const Sequence tensors(tasks[k], "task_grads[" + std::to_string(k) + "]",
-                           "a sequence of tensors or None");
+    if (!Sequence::is(tasks[k]))
+      throw py::type_error("task_grads[" + std::to_string(k) +
+                           "]: expected a sequence of tensors or None, found " +
+                           Py_TYPE(tasks[k])->tp_name);
+    const Sequence tensors(tasks[k]);
     if (k == 0) {
       num_tensors = tensors.size();
       rows.assign(static_cast<size_t>(num_tensors * num_tasks), nullptr);
@@ -105,7 +118,7 @@ void Plan::read(PyObject* task_grads) {
                              Py_TYPE(object)->tp_name);
       const at::Tensor* tensor = &THPVariable_Unpack(object);
       const ElementType type = element_type(*tensor, k, t);
-      check_plain(*tensor, entry(k, t));
+      if (!is_plain(*tensor)) check_plain(*tensor, entry(k, t));
 
       if (like[t] == nullptr) {
         if (tensor->is_neg() || !tensor->is_non_overlapping_and_dense()) {
@@ -141,9 +154,9 @@ void Plan::read(PyObject* task_grads) {
 }
 
 void Plan::hold(PyObject* task_grads) {
-  const Sequence tasks(task_grads, "task_grads", "a sequence of K sequences of tensors");
+  const Sequence tasks(task_grads);
   for (Py_ssize_t k = 0; k < num_tasks; ++k) {
-    const Sequence tensors(tasks[k], "task_grads", "a sequence of tensors or None");
+    const Sequence tensors(tasks[k]);
     for (Py_ssize_t t = 0; t < num_tensors; ++t)
       if (tensors[t] != Py_None) alive.push_back(THPVariable_Unpack(tensors[t]));
   }

@@ -40,6 +40,9 @@ struct Plan {
       1 << 16;  // under it a call is shorter than giving up the lock
 };
 
+// Whether a tensor is a dense block of CPU memory of its own.
+bool is_plain(const at::Tensor& tensor);
+
 // TypeError or ValueError for what is no plain dense tensor in CPU memory; name is how the message calls it.
 void check_plain(const at::Tensor& tensor, const std::string& name);
 

@@ -97,8 +97,10 @@ class Weighting(ABC):
                 raise TypeError(
                     f"{key}: {type(self).__name__} expected only {takes}, found it as a keyword"
                 )
-        if gramian is not None:
-            gramian = gramian.detach().to(torch.float64).contiguous()
+        if gramian is not None and (gramian.dtype is not torch.float64 or gramian.requires_grad):
+            gramian = gramian.detach().to(torch.float64)
+        if gramian is not None and not gramian.is_contiguous():
+            gramian = gramian.contiguous()
         if losses is not None:
             losses = losses.detach().to(device, torch.float64).contiguous()
         return self._weights(Call(num_tasks, device, gramian, losses, inputs))
