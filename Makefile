@@ -33,7 +33,7 @@ test: $(NATIVE_STAMP) ## run the tests
 	@$(BIN)/python -m pytest $(ARGS)
 
 bench: $(NATIVE_STAMP) $(BENCH_STAMP) ## run the benchmarks
-	@$(BIN)/python -m pytest benchmarks --benchmark-only $(ARGS)
+	@$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-quiet --quiet --out benchmarks/results/cpu.json $(ARGS)
 
 lint: $(DEV_STAMP) ## check style: ruff and clang-format
 	@$(BIN)/ruff check .

@@ -17,6 +17,7 @@ constexpr int kCombineColumns = 4096;  // float64 sums of one tile: 32 KiB
 template <class T, int kRows, bool kFirst, bool kLast, bool kStream>
 inline void combine_tile(const T* const* rows, const double* weights, T* out, int64_t column,
                          int64_t columns, double* sums) {
+  constexpr int kAhead = prefetch_bytes(kFirst && kLast ? kRows : 2 * kCombineRows);
   for (int64_t step = 0; step < columns; step += kCombineStep) {
 #pragma GCC unroll 8
     for (int u = 0; u < kCombineUnroll; ++u) {
@@ -27,8 +28,8 @@ inline void combine_tile(const T* const* rows, const double* weights, T* out, in
       for (int k = 0; k < kRows; ++k) {
         const T* source = rows[k] + column + lane;
         sum += weights[k] * load(source);
-        if (kRows > 2 && (u * kLanes * sizeof(T)) % 64 == 0)
-          __builtin_prefetch(source + kPrefetchBytes / static_cast<int>(sizeof(T)), 0, 3);
+        if ((u * kLanes * sizeof(T)) % 64 == 0)
+          __builtin_prefetch(source + kAhead / static_cast<int>(sizeof(T)), 0, 3);
       }
       if constexpr (!kLast) {
         *reinterpret_cast<Vec*>(sums + lane) = sum;

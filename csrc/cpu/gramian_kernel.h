@@ -43,8 +43,7 @@ void gramian_direct(const void* const* rows, int64_t begin, int64_t end, double*
       for (int k = 0; k < kRows; ++k) {
         const T* source = row[k] + column + u * kLanes;
         x[k] = load(source);
-        if (kRows > 2)
-          __builtin_prefetch(source + kPrefetchBytes / static_cast<int>(sizeof(T)), 0, 3);
+        __builtin_prefetch(source + prefetch_bytes(kRows) / static_cast<int>(sizeof(T)), 0, 3);
       }
       accumulate(x, u);
     }

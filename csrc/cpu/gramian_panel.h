@@ -57,7 +57,8 @@ inline void fill_row(A* target, const T* source, int64_t count, int64_t padded) 
       store_unaligned(target + column, load(source + column));
     }
     if ((column * static_cast<int64_t>(sizeof(T))) % 64 == 0)
-      __builtin_prefetch(source + column + kPrefetchBytes / static_cast<int>(sizeof(T)), 0, 3);
+      __builtin_prefetch(source + column + prefetch_bytes(2 * kBlock) / static_cast<int>(sizeof(T)),
+                         0, 3);
   }
   if (column < count) {
     convert(target + column, load_partial(source + column, count - column));
@@ -101,8 +102,8 @@ inline void multiply_self(const A* const* a, int64_t columns, typename Sums<A>::
     for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 4
       for (int line = 0; line < kStep; line += static_cast<int>(64 / sizeof(A)))
-        __builtin_prefetch(a[i] + column + line + kPrefetchBytes / static_cast<int>(sizeof(A)), 0,
-                           3);
+        __builtin_prefetch(
+            a[i] + column + line + prefetch_bytes(2 * kBlock) / static_cast<int>(sizeof(A)), 0, 3);
 #pragma GCC unroll 4
     for (int step = 0; step < kStep; step += static_cast<int>(sizeof(V) / sizeof(A))) {
       V x[kRows];

@@ -23,8 +23,9 @@ constexpr int kLanes = 4;
 constexpr int kLanes = 2;
 #endif
 
-// With several streams the hardware prefetchers start late; this far ahead the loads keep up with memory.
-constexpr int kPrefetchBytes = 2048;
+// How far ahead of the loads a row is fetched. The hardware prefetchers start anew on every page and late where
+// there are several streams; few rows can be fetched pages ahead, many would push each other out of the cache.
+constexpr int prefetch_bytes(int rows) { return rows <= 4 ? 8192 : 2048; }
 
 struct bfloat16 {
   uint16_t bits;
