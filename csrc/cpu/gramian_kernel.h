@@ -34,18 +34,22 @@ void gramian_direct(const void* const* rows, int64_t begin, int64_t end, double*
       for (int j = i; j < kRows; ++j, ++pair) sums[u][pair] += x[i] * x[j];
   };
 
+  // A round covers whole cache lines, so that each line is fetched once.
+  constexpr int kLineVectors = 64 / static_cast<int>(sizeof(T)) / kLanes;
+  constexpr int kVectors = kUnroll > kLineVectors ? kUnroll : kLineVectors;
   int64_t column = begin;
-  for (; column + kUnroll * kLanes <= end; column += kUnroll * kLanes) {
-#pragma GCC unroll 8
-    for (int u = 0; u < kUnroll; ++u) {
+  for (; column + kVectors * kLanes <= end; column += kVectors * kLanes) {
+#pragma GCC unroll 16
+    for (int v = 0; v < kVectors; ++v) {
       Vec x[kRows];
 #pragma GCC unroll 8
       for (int k = 0; k < kRows; ++k) {
-        const T* source = row[k] + column + u * kLanes;
+        const T* source = row[k] + column + v * kLanes;
         x[k] = load(source);
-        __builtin_prefetch(source + prefetch_bytes(kRows) / static_cast<int>(sizeof(T)), 0, 3);
+        if (v % kLineVectors == 0)
+          __builtin_prefetch(source + prefetch_bytes(kRows) / static_cast<int>(sizeof(T)), 0, 3);
       }
-      accumulate(x, u);
+      accumulate(x, v % kUnroll);
     }
   }
 #pragma GCC unroll 1
