@@ -130,7 +130,10 @@ def test_weight_of_exactly_zero_drops_the_task(name: str) -> None:
             assert_same(ops.combine([[bad], [bad]], float64(zero, 0)), [torch.zeros(2049)])
         found = ops.combine([[bad], [fine]], float64(5e-324, 1))
         assert_same(found, [bad])
-        assert_same(ops.combine([[fine], [fine]], float64(float("nan"), 1)), [bad])
+        for payload in (1 << 51, (1 << 52) - 1):  # the quiet NaN with the least and the most bits
+            nan = torch.tensor([(0x7FF << 52) | payload]).view(torch.float64)
+            for dtype in DTYPES:
+                assert_same(ops.combine([[fine.to(dtype)]], nan), [bad.to(dtype)])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

@@ -91,10 +91,14 @@ def assert_both(rows: Rows, values: Tensor) -> None:
     assert_same(ops.combine(rows, weights), [expected])
 
 
+@pytest.mark.parametrize("shape", [SHAPE, (1, 1, 1, 1)], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", ENGINES)
-def test_layouts_may_differ_between_tasks(name: str, dtype: torch.dtype) -> None:
-    values = integers(2, *SHAPE, dtype=dtype)
+def test_layouts_may_differ_between_tasks(
+    name: str, dtype: torch.dtype, shape: tuple[int, ...]
+) -> None:
+    """In one element all strides look plain, and only the negative bit is left to see."""
+    values = integers(2, *shape, dtype=dtype) + 4
     with engine(name):
         for first, second in PAIRS:
             assert_both([[LAYOUTS[first](values[0])], [LAYOUTS[second](values[1])]], values)
@@ -258,13 +262,21 @@ def test_large_outputs_at_every_alignment(isa: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("num_tasks", [1, 4, 5, 9])
 @pytest.mark.parametrize("isa", ISAS)
 def test_large_ragged_outputs(isa: str, num_tasks: int) -> None:
-    """Tensors shorter than a cache line, too, and a share of columns that ends in one."""
-    sizes = [1 << 20, 0, 1, 3, 31, 1025, 15, 1 << 20, 4097, 2]
+    """Tensors that end before the next cache line; not a byte around them is written."""
+    sizes = [1 << 20, 0, 1, 3, 7, 13, 31, 1025, 15, 1 << 20, 4097, 2]
     values = integers(num_tasks, sum(sizes) + 1)[:, 1:]
     rows: Rows = [list(torch.split(task, sizes)) for task in values]
+    buffer = torch.full((sum(sizes) + 20 * len(sizes),), 99.0)
+    expected = buffer.clone()
+    outs: list[Tensor | None] = []
+    begin = 5
+    for size, total in zip(sizes, torch.split(values.sum(0), sizes), strict=True):
+        outs.append(buffer[begin : begin + size])
+        expected[begin : begin + size] = total
+        begin += size + 17
     with engine(isa):
-        found = ops.combine(rows, torch.ones(num_tasks, dtype=torch.float64))
-    assert_same(found, list(torch.split(values.sum(0), sizes)))
+        ops.combine(rows, torch.ones(num_tasks, dtype=torch.float64), outs)
+    assert torch.equal(buffer, expected)
 
 
 @pytest.mark.parametrize("name", ENGINES)
