@@ -135,8 +135,13 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
             self._balance(tasks, params, inputs)
         else:
             values = tasks.values()
-            weights = self.weighting(None, values, **inputs)
-            jacobian.weighted_(tasks.losses, weights, params)
+            before = self.weighting.snapshot()
+            try:
+                weights = self.weighting(None, values, **inputs)
+                jacobian.weighted_(tasks.losses, weights, params)
+            except BaseException:
+                self.weighting.restore(before)
+                raise
             self.last = StepInfo(tasks.names, "joint", values, weights, None, None, "ok")
         if tasks.named:
             self._task_names = tasks.names
