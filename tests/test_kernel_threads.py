@@ -95,12 +95,11 @@ def test_two_python_threads_at_once(isa: str) -> None:
 @pytest.mark.skipif(not ISAS, reason="needs the native extension")
 def test_lists_may_change_while_a_kernel_runs() -> None:
     """The lock is given up, and the tensors are held meanwhile."""
-    size = 1 << 22
-    weights = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
-    seen = False
+    size = 1 << 21
+    weights = torch.ones(24, dtype=torch.float64)  # long work on little memory
     with engine("baseline"):
         for _ in range(20):
-            rows: Rows = [[torch.ones(size).half()] for _ in range(3)]
+            rows: Rows = [list(row) for row in [[torch.ones(size).half()]] * 24]
             out = torch.zeros(size).half()
             elements = out.numpy()
             outs: list[Tensor | None] = [out]
@@ -108,16 +107,15 @@ def test_lists_may_change_while_a_kernel_runs() -> None:
             worker.start()
             while worker.is_alive():
                 # First the start, then the end: in this order only a running kernel shows both.
-                if elements[0] == 6 and elements[-1] == 0:
+                if elements[0] == 24 and elements[-1] == 0:
                     for row in rows:
                         row.clear()
-                    outs.clear()
                     # Takes the memory, if it was given back.
-                    outs.extend(torch.full((size,), 99.0, dtype=torch.float16) for _ in rows)
-                    seen = True
-                    break
+                    outs[:] = [torch.full((size,), 99.0, dtype=torch.float16)]
+                    running = elements[-1] == 0
+                    worker.join()
+                    assert bool((out == 24).all())
+                    if running:
+                        return
             worker.join()
-            assert bool((out == 6).all())
-            if seen:
-                return
     pytest.fail("no write was ever seen half done: the interpreter's lock was held")
