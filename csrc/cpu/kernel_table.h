@@ -26,7 +26,7 @@ struct KernelTable {
                                     int64_t end, double* packed, double* scratch);
   int64_t (*gramian_scratch)(int num_rows);
 
-  // out = Σ_k weights[k] · rows[k] over the columns [begin, end), accumulated in float64 and rounded once.
+  // out = Σ_k weights[k] · rows[k] over the columns [begin, end), accumulated in float64 and rounded as torch rounds float64.
   // out may be one of the rows. stream: write past the cache.
   void (*combine[kNumElementTypes])(const void* const* rows, const double* weights, int num_rows,
                                     void* out, int64_t begin, int64_t end, bool stream);

@@ -28,7 +28,7 @@ def gramian(task_grads: Rows) -> Tensor:
 def combine(
     task_grads: Rows, weights: Tensor, out: list[Tensor | None] | None = None
 ) -> list[Tensor | None]:
-    """``d_t = Σ_k w_k g_kt``, rounded once; see :func:`mtlfast.ops.combine`."""
+    """``d_t = Σ_k w_k g_kt``, rounded as torch rounds; see :func:`mtlfast.ops.combine`."""
     _check(task_grads)
     weights = weights.detach()
     _check_weights(weights, len(task_grads))
