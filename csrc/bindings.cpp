@@ -225,22 +225,29 @@ void combine_into_grad(const py::list& params, const py::object& task_grads,
       THPVariable_Unpack(PyList_GET_ITEM(params.ptr(), t)).mutable_grad() = fresh.tensors[t];
 }
 
-at::Tensor run_solver(const char* name, const at::Tensor& gramian,
+at::Tensor run_solver(const char* name, const std::optional<at::Tensor>& gramian,
                       const std::vector<double>& options, const std::optional<at::Tensor>& losses,
+                      const std::optional<at::Tensor>& inputs,
                       const std::optional<at::Tensor>& order, const std::optional<at::Tensor>& rng,
                       const std::optional<at::Tensor>& state,
                       const std::optional<at::Tensor>& status) {
   const cpu::SolverEntry* solver = cpu::find_solver(name);
   if (solver == nullptr)
     throw py::key_error(std::string("name: no native solver is called '") + name + "'");
-  const int64_t num_tasks = gramian.dim() == 2 ? gramian.size(0) : 0;
+  if (!gramian && !losses)
+    throw py::value_error("gramian: expected [K, K], or losses [K] instead, found None");
+  const at::Tensor& given = gramian ? *gramian : *losses;
+  const int64_t num_tasks = given.dim() == (gramian ? 2 : 1) ? given.size(0) : 0;
   if (num_tasks == 0)
-    throw py::value_error("gramian: expected shape [K, K], found " + c10::str(gramian.sizes()));
-  check_tensor(gramian, "gramian", at::kDouble, {num_tasks, num_tasks});
+    throw py::value_error(std::string(gramian ? "gramian: expected shape [K, K], found "
+                                              : "losses: expected shape [K], found ") +
+                          c10::str(given.sizes()));
+  if (gramian) check_tensor(*gramian, "gramian", at::kDouble, {num_tasks, num_tasks});
   if (static_cast<int>(options.size()) != solver->num_options)
     throw py::value_error("options: expected " + std::to_string(solver->num_options) +
                           " numbers, found " + std::to_string(options.size()));
   if (losses) check_tensor(*losses, "losses", at::kDouble, {num_tasks});
+  if (inputs) check_tensor(*inputs, "inputs", at::kDouble, {num_tasks});
   if (order) check_tensor(*order, "order", at::kLong, {num_tasks, num_tasks});
   if (rng) check_tensor(*rng, "rng", at::kLong, {2});
   if (state)
@@ -251,8 +258,9 @@ at::Tensor run_solver(const char* name, const at::Tensor& gramian,
   static_assert(sizeof(int64) == sizeof(int64_t));
   SolveArgs args = {};
   args.num_tasks = static_cast<int>(num_tasks);
-  args.gramian = gramian.const_data_ptr<double>();
+  args.gramian = gramian ? gramian->const_data_ptr<double>() : nullptr;
   args.losses = losses ? losses->const_data_ptr<double>() : nullptr;
+  args.inputs = inputs ? inputs->const_data_ptr<double>() : nullptr;
   args.order = order ? reinterpret_cast<const int64*>(order->const_data_ptr<int64_t>()) : nullptr;
   args.rng = rng ? reinterpret_cast<int64*>(rng->mutable_data_ptr<int64_t>()) : nullptr;
   args.state = state ? state->mutable_data_ptr<double>() : nullptr;
@@ -275,8 +283,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("combine_into_grad", &combine_into_grad, py::arg("params"), py::arg("task_grads"),
              py::arg("weights"), py::arg("accumulate"));
   module.def("solve", &run_solver, py::arg("name"), py::arg("gramian"), py::arg("options"),
-             py::arg("losses"), py::arg("order"), py::arg("rng"), py::arg("state"),
-             py::arg("status"));
+             py::arg("losses"), py::arg("inputs"), py::arg("order"), py::arg("rng"),
+             py::arg("state"), py::arg("status"));
   module.def("isa", [] { return kernels().isa; });
   module.def("force_isa", &force_isa, py::arg("name"));
   module.def("supported_isas", &supported_isas);

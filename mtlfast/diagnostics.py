@@ -24,7 +24,7 @@ class StepInfo:
         task_names: Sequence[str],
         engine: str,
         losses: Tensor,
-        weights: Tensor,
+        weights: Tensor | None,
         gramian: Tensor | None,
         kept: Tensor | None,
         status: str | Tensor,
@@ -43,13 +43,19 @@ class StepInfo:
         return self._losses.cpu()
 
     @functools.cached_property
-    def weights(self) -> Tensor:
-        """``[K]`` float64: the weights of the task gradients."""
-        return self._weights.cpu()
+    def weights(self) -> Tensor | None:
+        """``[K]`` float64: the weights of the task gradients; None where columns were combined.
+
+        ``[B K]`` for a method that compares B batches, one batch's tasks after another's.
+        """
+        return None if self._weights is None else self._weights.cpu()
 
     @functools.cached_property
     def gramian(self) -> Tensor | None:
-        """``[K, K]`` float64: inner products of the task gradients; None where none was needed."""
+        """``[K, K]`` float64: inner products of the task gradients; None where none was needed.
+
+        Of the buffers for a method with buffers; ``[B K, B K]`` for one that compares B batches.
+        """
         return None if self._gramian is None else self._gramian.cpu()
 
     @functools.cached_property
@@ -71,14 +77,19 @@ class StepInfo:
 
     @property
     def objective(self) -> Tensor:
-        """Scalar ``Σ_k w_k L_k`` on the device: with the weights held, ``grad`` is its gradient."""
-        return (self._weights * self._losses).sum()
+        """Scalar ``Σ_k w_k L_k`` on the device: with the weights held, ``grad`` is its gradient.
+
+        The mean loss where columns were combined.
+        """
+        if self._weights is None:
+            return self._losses.mean()
+        return (self._weights.view(-1, len(self._losses)) * self._losses).sum()
 
     @functools.cached_property
     def skipped(self) -> list[bool]:
         """Whether each task was dropped because its loss or gradient was not finite."""
         if self._kept is None:
-            return [False] * len(self._weights)
+            return [False] * len(self._losses)
         return [not kept for kept in self._kept.tolist()]
 
     @functools.cached_property
@@ -90,9 +101,14 @@ class StepInfo:
 
     def __repr__(self) -> str:
         """Weights by task, conflict share and status."""
-        weights = ", ".join(
-            f"{name}: {weight:.3g}"
-            for name, weight in zip(self.task_names, self.weights.tolist(), strict=True)
-        )
-        share = "" if self.conflict_share is None else f", conflict_share={self.conflict_share:.2g}"
-        return f"StepInfo(weights={{{weights}}}{share}, status={self.status!r})"
+        parts = []
+        if self.weights is not None:
+            batches = self.weights.view(-1, len(self._losses)).T.tolist()  # [K, B]
+            shown = (
+                f"{name}: {', '.join(f'{weight:.3g}' for weight in row)}"
+                for name, row in zip(self.task_names, batches, strict=True)
+            )
+            parts.append(f"weights={{{', '.join(shown)}}}")
+        if self.conflict_share is not None:
+            parts.append(f"conflict_share={self.conflict_share:.2g}")
+        return f"StepInfo({', '.join([*parts, f'status={self.status!r}'])})"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mtlfast import ops
-from mtlfast.weighting import Weighting, get
+from mtlfast.weighting import ColumnWise, Weighting, get
 
 Array = Any
 """A torch tensor, a NumPy array, or another array with DLPack, such as CuPy's."""
@@ -78,10 +78,12 @@ def combine(
 def aggregate(
     J: Array, weighting: Weighting | str, losses: Array | None = None, **inputs: Array
 ) -> Array:
-    """The combined gradient of a Jacobian by a method: ``d = Jᵀ w(J Jᵀ)``.
+    """The combined gradient of a Jacobian by a method: ``d = Jᵀ w(J Jᵀ)`` for most.
 
     Args:
-        J: ``[K, P]``, one task gradient per row; float32, float64, bfloat16 or float16.
+        J: ``[K, P]``, one task gradient per row; float32, float64, bfloat16 or float16. For a
+            method that compares B batches (``weighting.num_batches``) ``[B K, P]``, one batch's
+            tasks after another's.
         weighting: a method, such as ``mtlfast.PCGrad()``, or its name. A method with a state
             advances it.
         losses: ``[K]``, for the methods that need them.
@@ -100,14 +102,33 @@ def aggregate(
     method = get(weighting)
     if not jacobian.is_floating_point():
         raise TypeError(f"J: expected a real floating-point array, found {jacobian.dtype}")
-    rows = [[row] for row in jacobian]
-    inner = ops.gramian(rows) if method.needs_gramian else None
-    values = None if losses is None else _real("losses", losses)
-    if inner is None and values is None:
-        values = torch.zeros(len(rows), dtype=torch.float64, device=jacobian.device)
-    weights = method(inner, values, **{name: _tensor(value) for name, value in inputs.items()})
-    combined = jacobian.new_empty(jacobian.shape[1])
-    ops.combine(rows, weights, [combined])
+    batches = method.num_batches
+    if len(jacobian) % batches:
+        raise ValueError(
+            f"J: expected shape [{batches} K, P], the rows of {batches} batches, "
+            f"found {list(jacobian.shape)}"
+        )
+    values = None if losses is None else _real("losses", losses).detach()
+    told = values
+    if told is None:
+        if method.needs_losses:
+            raise ValueError(f"losses: {type(method).__name__} expected [K], found None")
+        size = len(jacobian) // batches
+        told = torch.zeros(size, dtype=torch.float64, device=jacobian.device)
+    extras = {name: _tensor(value) for name, value in inputs.items()}
+    before = method.snapshot()
+    try:
+        rows = method.transform([[row] for row in jacobian], told)
+        combined = jacobian.new_empty(jacobian.shape[1])
+        if isinstance(method, ColumnWise):
+            method.combine(rows, None, [combined], **extras)
+        else:
+            inner = ops.gramian(rows) if method.needs_gramian else None
+            weights = method(inner, told if inner is None else values, **extras)
+            method.combine(rows, weights, [combined])
+    except BaseException:
+        method.restore(before)
+        raise
     return _kind(J)(combined)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mtlfast.losses import TaskLosses
+from mtlfast.ops import TaskGrads
 
 TaskGradients = list[list["Tensor | None"]]
 """K rows of T gradients, one per parameter; None where a task does not reach a parameter."""
@@ -103,3 +104,11 @@ def summed(total: TaskGradients, more: TaskGradients) -> TaskGradients:
             new_row[t] = None
         result.append(row)
     return result
+
+
+def masked(task_grads: TaskGrads, kept: Tensor) -> TaskGradients:
+    """The task gradients with zeros for every task that is not kept; ``kept`` is [K] bool."""
+    return [
+        [None if grad is None else torch.where(keep, grad, 0.0) for grad in row]
+        for keep, row in zip(kept, task_grads, strict=True)
+    ]

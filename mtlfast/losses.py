@@ -80,6 +80,18 @@ class TaskLosses:
         named = isinstance(losses, Mapping) or task_names is not None
         return cls(names, values, named, values if roots is None else roots)
 
+    @classmethod
+    def join(cls, batches: Sequence[TaskLosses]) -> TaskLosses:
+        """The losses of several batches in one row: all tasks of the first batch, of the next..."""
+        if len(batches) == 1:
+            return batches[0]
+        return cls(
+            tuple(name for batch in batches for name in batch.names),
+            tuple(loss for batch in batches for loss in batch.losses),
+            batches[0].named,
+            tuple(root for batch in batches for root in batch.roots),
+        )
+
     def values(self) -> Tensor:
         """The losses' values, ``[K]`` float64, without their graph."""
         return torch.stack([loss.detach().reshape(()).double() for loss in self.losses])

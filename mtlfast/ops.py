@@ -220,10 +220,11 @@ def combine_(
 
 def solve(
     name: str,
-    gramian: Tensor,
+    gramian: Tensor | None,
     *,
     options: Sequence[float] = (),
     losses: Tensor | None = None,
+    inputs: Tensor | None = None,
     order: Tensor | None = None,
     rng: Tensor | None = None,
     state: Tensor | None = None,
@@ -233,9 +234,10 @@ def solve(
 
     Args:
         name: the solver, as in ``csrc/solvers/table.h``.
-        gramian: ``[K, K]`` float64, contiguous.
+        gramian: ``[K, K]`` float64, contiguous; None for a solver that needs the losses only.
         options: the solver's numbers, in the order of its header.
         losses: ``[K]`` float64.
+        inputs: ``[K]`` float64, the method's own numbers of this call.
         order: ``[K, K]`` int64.
         rng: ``[2]`` int64 (seed, counter), advanced in place.
         state: the solver's float64 state, changed in place.
@@ -243,14 +245,18 @@ def solve(
             3 non-finite input.
 
     Returns:
-        ``[K]`` float64 weights on the Gramian's device.
+        ``[K]`` float64 weights on the Gramian's device, or the losses'.
     """
+    given = losses if gramian is None else gramian
     native = _native if _backend != "reference" else None
-    if native is not None and gramian.is_cpu:
-        weights: Tensor = native.solve(name, gramian, options, losses, order, rng, state, status)
+    if native is not None and (given is None or given.is_cpu):
+        weights: Tensor = native.solve(
+            name, gramian, options, losses, inputs, order, rng, state, status
+        )
         return weights
-    _forbid_fallback(f"a Gramian on {gramian.device}")
-    weights, outcome = reference.SOLVERS[name](gramian, options, losses, order, rng, state)
+    if given is not None:
+        _forbid_fallback(f"a Gramian or losses on {given.device}")
+    weights, outcome = reference.SOLVERS[name](gramian, options, losses, inputs, order, rng, state)
     if status is not None:
         status.fill_(outcome)
     return weights

@@ -14,7 +14,7 @@ from mtlfast.diagnostics import StepInfo
 from mtlfast.jacobian import TaskGradients
 from mtlfast.losses import Losses, TaskLosses
 from mtlfast.pending import Blocks, Pending
-from mtlfast.weighting import Weighting, get
+from mtlfast.weighting import ColumnWise, Weighting, get
 
 _NONFINITE = ("propagate", "drop", "raise")
 _STATE_KEY = "mtlfast"
@@ -94,6 +94,11 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
         self._task_names = _names(task_names)
         self._shared = self._checked("shared_params", shared_params)
         self._compared = self._checked("gramian_params", gramian_params)
+        if self._compared is not None and not self.weighting.compares_raw:
+            raise ValueError(
+                f"gramian_params: {type(self.weighting).__name__} compares all shared parameters "
+                f"and expected None, found {len(self._compared)}"
+            )
         self._init_unsaved()
 
     def _init_unsaved(self) -> None:
@@ -109,10 +114,11 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
         self._pending: Pending | None = None
         self._skip_counts: Tensor | None = None
         self._last_losses: Tensor | None = None
+        self._step_weights: Tensor | None = None  # of a step with a joint backward under way
 
     # ---- the step -------------------------------------------------------------------------------
 
-    def backward(self, losses: Losses, **inputs: Tensor) -> None:
+    def backward(self, losses: Losses, *other_batches: Losses, **inputs: Tensor) -> None:
         """Differentiates K losses and fills ``.grad`` with the balanced gradient.
 
         Args:
@@ -120,60 +126,103 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
                 The names of the first dict hold for all later ones, whatever their order. A tensor
                 that is no ``torch.stack`` of losses has one graph for all of them: every task then
                 reaches every parameter, so name the shared ones by ``shared_params``.
+            *other_batches: the same tasks' losses on further independent batches, for a method that
+                compares batches: ``weighting.num_batches - 1`` of them.
             **inputs: the method's own inputs, such as ``order`` for PCGrad.
 
         Raises:
             TypeError: losses of the wrong type, or complex or sparse gradients.
             ValueError: no losses, a loss that is no scalar or has no graph, other task names than
-                before, losses on several devices, or losses that reach no parameter. After any
-                error parameters, ``grad`` and the method's state are as they were.
+                before, losses on several devices, losses of too few or too many batches, or losses
+                that reach no parameter. After any error parameters, ``grad`` and the method's state
+                are as they were.
             FloatingPointError: NaN or Inf, under ``nonfinite="raise"``.
         """
         tasks = TaskLosses.read(losses, self._task_names)
+        wanted = self.weighting.num_batches
+        if len(other_batches) + 1 != wanted:
+            raise ValueError(
+                f"losses: {type(self.weighting).__name__} expected the losses of {wanted} "
+                f"independent batch{'es' * (wanted > 1)}, found {len(other_batches) + 1}"
+            )
+        batches = [tasks, *(TaskLosses.read(other, tasks.names) for other in other_batches)]
         params = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
-        if self.weighting.needs_gramian or self.nonfinite != "propagate":
-            self._balance(tasks, params, inputs)
+        if self.weighting.needs_task_grads or self.nonfinite != "propagate":
+            self._balance(batches, params, inputs)
         else:
-            values = tasks.values()
-            before = self.weighting.snapshot()
-            try:
-                weights = self.weighting(None, values, **inputs)
-                jacobian.weighted_(tasks.losses, weights, params)
-            except BaseException:
-                self.weighting.restore(before)
-                raise
-            self.last = StepInfo(tasks.names, "joint", values, weights, None, None, "ok")
+            self._weight(tasks, params, inputs)
         if tasks.named:
             self._task_names = tasks.names
 
-    def _balance(
+    def _weight(
         self, tasks: TaskLosses, params: list[Tensor], inputs: Mapping[str, Tensor]
     ) -> None:
-        """Losses to task gradients to Gramian to weights to ``grad``; or nothing, by an error."""
-        task_grads = jacobian.stored(tasks, params)
+        """Losses to weights to one joint backward, for a method that compares no gradients.
+
+        It sees one call a step: further micro-batches are weighted as the first one was.
+        """
+        self.weighting.check_inputs(inputs)
+        values = tasks.values()
+        weights = self._step_weights
         before = self.weighting.snapshot()
+        try:
+            if weights is None or len(weights) != len(values):
+                weights = self.weighting(None, values, **inputs)
+            jacobian.weighted_(tasks.losses, weights, params)
+        except BaseException:
+            self.weighting.restore(before)
+            raise
+        self._step_weights = weights
+        status = self.weighting.status_flag()
+        self.last = StepInfo(tasks.names, "joint", values, weights, None, None, status)
+
+    def _balance(
+        self, batches: list[TaskLosses], params: list[Tensor], inputs: Mapping[str, Tensor]
+    ) -> None:
+        """Losses to task gradients to Gramian to weights to ``grad``; or nothing, by an error."""
+        tasks = batches[0]
+        method = self.weighting
+        task_grads = jacobian.stored(TaskLosses.join(batches), params)
+        values = torch.stack([batch.values() for batch in batches]).mean(0)
+        before = method.snapshot()
         step: Pending | None = None
         try:
-            step = self._accumulate(params, task_grads, tasks.values())
-            blocks = Blocks.split(params, step.task_grads, self._shared, self._compared)
-            gramian = ops.gramian(blocks.compared)
-            losses = step.losses
+            step = self._accumulate(params, task_grads, values)
+            blocks = Blocks.split(
+                params, step.task_grads, len(values), self._shared, self._compared
+            )
+            losses, gramian = step.losses, None
+            rows: ops.TaskGrads = blocks.shared
+            if method.compares_raw or self.nonfinite != "propagate":
+                gramian = ops.gramian(blocks.compared)
             kept = self._finite(tasks.names, gramian, blocks, losses)
-            if kept is not None:
+            if kept is not None and gramian is not None:
                 # A dropped task counts as one with a zero gradient and the loss that it had before.
-                gramian = torch.where(kept & kept[:, None], gramian, 0.0)
                 losses = self._finite_losses(losses, kept)
-            weights = self.weighting(gramian, losses, **inputs)
-            own = weights if self.weighting.weights_losses else torch.ones_like(weights)
+                kept_rows = kept.repeat(len(batches))
+                gramian = torch.where(kept_rows & kept_rows[:, None], gramian, 0.0)
+            if not method.compares_raw:
+                if kept is not None:
+                    rows = jacobian.masked(rows, kept_rows)
+                rows = method.transform(rows, losses)
+                gramian = ops.gramian(rows) if method.needs_gramian else None
+            weights = None
+            if not isinstance(method, ColumnWise):
+                weights = method(gramian, losses, **inputs)
+            own = self._own_weights(weights, losses, len(batches))
             if kept is not None:
-                weights, own = torch.where(kept, weights, 0.0), torch.where(kept, own, 0.0)
+                own = torch.where(kept_rows, own, 0.0)
+                weights = None if weights is None else torch.where(kept_rows, weights, 0.0)
             own_grads = ops.combine(blocks.own, own)
             step.begin()
-            ops.combine_(blocks.shared_params, blocks.shared, weights, accumulate=step.adds)
+            if isinstance(method, ColumnWise):
+                method.combine_(blocks.shared_params, rows, accumulate=step.adds, **inputs)
+            else:
+                method.combine_(blocks.shared_params, rows, weights, accumulate=step.adds)
         except BaseException:
             if step is not None:
                 step.undo()
-            self.weighting.restore(before)
+            method.restore(before)
             raise
         for param, grad in zip(blocks.own_params, own_grads, strict=True):
             if grad is not None:
@@ -183,8 +232,16 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
         if kept is not None:
             self._skip_counts = step.skipped(kept)
             self._last_losses = losses
-        status = self.weighting.status_flag()
+        status = method.status_flag()
         self.last = StepInfo(tasks.names, "stored", step.losses, weights, gramian, kept, status)
+
+    def _own_weights(self, weights: Tensor | None, losses: Tensor, num_batches: int) -> Tensor:
+        """``[B K]`` factors of the gradients that belong to one task: their mean over batches."""
+        if weights is None:
+            own = torch.ones_like(losses)
+        else:
+            own = self.weighting.own_weights(weights[: len(losses)], losses)
+        return own.repeat(num_batches) / num_batches if num_batches > 1 else own
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Makes the wrapped optimizer's step.
@@ -202,7 +259,7 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
         else:
             # LBFGS takes a tensor, whatever the annotation of its closure says.
             result = self.inner.step(lambda: self._evaluate(closure))  # type: ignore[arg-type, return-value]
-        self._pending = None
+        self._pending = self._step_weights = None
         return result
 
     def _evaluate(self, closure: Callable[[], Any]) -> Tensor:
@@ -214,7 +271,7 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clears the gradients of all parameters, and the task gradients kept so far."""
-        self._pending = None
+        self._pending = self._step_weights = None
         self.inner.zero_grad(set_to_none)
 
     def _accumulate(
@@ -238,13 +295,14 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
         )
 
     def _finite(
-        self, names: Sequence[str], gramian: Tensor, blocks: Blocks, losses: Tensor
+        self, names: Sequence[str], gramian: Tensor | None, blocks: Blocks, losses: Tensor
     ) -> Tensor | None:
         """``[K]``: which tasks stay, by the policy for NaN and Inf; None where all do."""
-        if self.nonfinite == "propagate":
+        if self.nonfinite == "propagate" or gramian is None:
             return None
         squares = gramian.diagonal() + ops.gramian(blocks.others).diagonal()
-        kept = squares.isfinite() & losses.to(gramian.device).isfinite()
+        finite = squares.isfinite().view(-1, len(losses)).all(0)  # in every batch
+        kept = finite & losses.to(gramian.device).isfinite()
         if self.nonfinite == "drop":
             return kept
         bad = [name for name, keep in zip(names, kept.tolist(), strict=True) if not keep]
@@ -366,7 +424,7 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
             self.weighting.restore(before)
             raise
         self._task_names = tuple(names) or None
-        self._pending = None
+        self._pending = self._step_weights = None
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
 

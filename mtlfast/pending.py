@@ -22,6 +22,8 @@ class Blocks:
         own: their task gradients, K rows.
         compared: the task gradients that the method's Gramian is made of, K rows.
         others: all that are not compared, K rows.
+
+    Where the method compares B batches there are B K rows, one batch's tasks after another's.
     """
 
     shared_params: list[Tensor]
@@ -36,18 +38,23 @@ class Blocks:
         cls,
         params: list[Tensor],
         task_grads: TaskGradients,
+        num_tasks: int,
         shared: tuple[Tensor, ...] | None,
         compared: tuple[Tensor, ...] | None,
     ) -> Blocks:
-        """Splits T parameters and their K rows of gradients.
+        """Splits T parameters and their rows of gradients.
 
         Args:
             params: T parameters.
-            task_grads: K rows of T gradients.
+            task_grads: K (B K) rows of T gradients.
+            num_tasks: K.
             shared: the parameters to balance; None: those that two or more tasks reach.
             compared: the parameters to compare; None: the shared ones.
         """
-        reach = [sum(grad is not None for grad in block) for block in zip(*task_grads, strict=True)]
+        reach = [
+            sum(any(grad is not None for grad in block[k::num_tasks]) for k in range(num_tasks))
+            for block in zip(*task_grads, strict=True)
+        ]
 
         def rows(columns: list[int]) -> TaskGradients:
             return [[row[t] for t in columns] for row in task_grads]
@@ -57,7 +64,7 @@ class Blocks:
             return [id(param) in ids for param in params]
 
         # A single task shares with nobody: all that it reaches is balanced, trivially.
-        least = min(2, len(task_grads))
+        least = min(2, num_tasks)
         is_shared = [count >= least for count in reach] if shared is None else places(shared)
         both = [t for t, count in enumerate(reach) if count and is_shared[t]]
         alone = [t for t, count in enumerate(reach) if count and not is_shared[t]]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mtlfast import ops
-from mtlfast.weighting import CAGrad, Constant, GradNorm, Mean, PCGrad, Sum, Weighting
+from mtlfast.weighting import CAGrad, ColumnWise, Constant, GradNorm, Mean, PCGrad, Sum, Weighting
 
 BACKENDS = ("native", "reference")
 
@@ -31,13 +31,19 @@ class Row:
     id: str
     make: Callable[[int], Weighting]  # from K
     answer: str = ""  # its certified weights in oracle.npz, up to `factor`
-    stream: str = ""  # its certified weights over twelve steps in oracle.npz
+    stream: str = ""  # its certified weights over twelve steps of losses and norms, or one
+    steps: int = 1  # calls with the same gradients until `answer`
+    floor: float = 1e-6  # |Jᵀw| counts as at least this much of the longest gradient
+    opposes_none: bool = False  # <g_i, d> >= 0 for every task, also where degenerate
     factor: Callable[[int], float] = lambda num_tasks: 1.0  # from K: weights / certified weights
     alone: float = 1.0  # the weight of a single task
     bound: float = float("inf")  # |d| <= bound |g0| wherever the answer is degenerate, for factor 1
     stateful: bool = False  # a call changes the state
     scale_free: bool = True  # the same weights for s J
     symmetric: bool = True  # renaming the tasks renames the weights
+    least: int = 1  # the smallest K that the method takes
+    drawn: bool = False  # without `order` and the like the answer is random
+    after: Callable[[Weighting], object] = lambda weighting: None  # called after every step
 
     def __str__(self) -> str:
         return self.id
@@ -62,9 +68,22 @@ ROWS = [
     Row("sum", lambda k: Sum()),
     Row("mean", lambda k: Mean(), factor=lambda k: 1 / k),
     Row("constant", lambda k: Constant([1.0 + i for i in range(k)]), symmetric=False),
-    Row("pcgrad", lambda k: PCGrad(), "pcgrad", stateful=True),
-    Row("pcgrad-self", lambda k: PCGrad(include_self=True), "pcgrad_selfproj", stateful=True),
-    Row("pcgrad-mean", lambda k: PCGrad("mean"), "pcgrad", factor=lambda k: 1 / k, stateful=True),
+    Row("pcgrad", lambda k: PCGrad(), "pcgrad", stateful=True, drawn=True),
+    Row(
+        "pcgrad-self",
+        lambda k: PCGrad(include_self=True),
+        "pcgrad_selfproj",
+        stateful=True,
+        drawn=True,
+    ),
+    Row(
+        "pcgrad-mean",
+        lambda k: PCGrad("mean"),
+        "pcgrad",
+        factor=lambda k: 1 / k,
+        stateful=True,
+        drawn=True,
+    ),
     Row("cagrad-0", _cagrad(0.0)),
     *(
         Row(f"cagrad-{c}", _cagrad(c), f"cagrad_c{c}", alone=1 + c, bound=1 + c)
@@ -104,6 +123,10 @@ ROWS = [
 ]
 
 
+PLAIN = [row for row in ROWS if row.make(3).compares_raw and row.make(3).num_batches == 1]
+"""Rows of methods whose weights follow from one batch's Gramian or losses."""
+
+
 @contextmanager
 def backend(name: str) -> Iterator[None]:
     """Runs the body on one backend, or skips the test where this build lacks it."""
@@ -119,8 +142,78 @@ def call(
     weighting: Weighting, gramian: Tensor, losses: Tensor | None, order: Tensor | None
 ) -> Tensor:
     """One call with those of the inputs that the method takes."""
-    inputs = {"order": order} if "order" in weighting.inputs else {}
+    inputs = _inputs(weighting, gramian, losses, order)
     return weighting(gramian, losses if weighting.needs_losses else None, **inputs)
+
+
+def step(
+    row: Row, weighting: Weighting, jacobian: Tensor, losses: Tensor, order: Tensor | None
+) -> Tensor:
+    """One whole step: the weights ``[B K]``, or the combined gradient ``[P]`` of columns.
+
+    Args:
+        row: the weighting's row.
+        weighting: made by the row.
+        jacobian: ``[K, P]``; a method that compares B batches sees B versions of it.
+        losses: ``[K]``.
+        order: ``[K, K]``, or None: whatever is random in the method is drawn.
+    """
+    answer, _ = _step(row, weighting, jacobian, losses, order)
+    return answer
+
+
+def direction(
+    row: Row, weighting: Weighting, jacobian: Tensor, losses: Tensor, order: Tensor | None
+) -> Tensor:
+    """The combined gradient ``[P]`` of one whole step."""
+    answer, rows = _step(row, weighting, jacobian, losses, order)
+    if isinstance(weighting, ColumnWise):
+        return answer
+    return answer.to(jacobian.dtype) @ torch.stack([g for (g,) in rows if g is not None])
+
+
+def _step(
+    row: Row, weighting: Weighting, jacobian: Tensor, losses: Tensor, order: Tensor | None
+) -> tuple[Tensor, ops.TaskGrads]:
+    seen = batches(weighting, jacobian)
+    rows = weighting.transform([[gradient] for gradient in seen], losses)
+    inputs = _inputs(weighting, seen, losses, order)
+    if isinstance(weighting, ColumnWise):
+        (answer,) = weighting.combine(rows, None, None, **inputs)
+        assert answer is not None
+    else:
+        given = losses if weighting.needs_losses or not weighting.needs_gramian else None
+        gramian = ops.gramian(rows) if weighting.needs_gramian else None
+        answer = weighting(gramian, given, **inputs)
+    row.after(weighting)
+    return answer, rows
+
+
+def batches(weighting: Weighting, jacobian: Tensor) -> Tensor:
+    """``[B K, P]``: the Jacobian, and B - 1 others that rename and scale as it does."""
+    return torch.cat([jacobian.roll(shift, 1) for shift in range(weighting.num_batches)])
+
+
+def renamed(weighting: Weighting, answer: Tensor, old: Tensor) -> Tensor:
+    """A step's answer with task ``old[a]`` called a; columns know no names."""
+    if isinstance(weighting, ColumnWise):
+        return answer
+    return answer.view(weighting.num_batches, -1)[:, old].flatten()
+
+
+def _inputs(
+    weighting: Weighting, matrix: Tensor, losses: Tensor | None, order: Tensor | None
+) -> dict[str, Tensor | None]:
+    """The inputs that the method takes, made of the order; none without it."""
+    if order is None:
+        return {}
+    generator = torch.Generator().manual_seed(matrix.shape[1])
+    given: dict[str, Tensor | None] = {
+        "order": order,
+        "uniform": torch.rand(matrix.shape[1], generator=generator, dtype=torch.float64),
+        "normal": None if losses is None else losses.double().exp().cos(),
+    }
+    return {key: given[key] for key in weighting.inputs}
 
 
 def random_jacobian(num_tasks: int, seed: int, conflict: float = 0.5) -> Tensor:

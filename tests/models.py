@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import ROWS, call
+from cases import PLAIN, call
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
@@ -16,7 +16,7 @@ from mtlfast import MultiTaskOptimizer
 from mtlfast.diagnostics import StepInfo
 from mtlfast.weighting import Weighting
 
-BY_ID = {row.id: row for row in ROWS}
+BY_ID = {row.id: row for row in PLAIN}
 SOME = [BY_ID[name] for name in ("sum", "constant", "pcgrad", "cagrad-0.4", "gradnorm")]
 """A row of every kind, for tests on every model, layout or failure."""
 
@@ -35,6 +35,12 @@ def wrap(
 def last(optimizer: MultiTaskOptimizer) -> StepInfo:
     assert optimizer.last is not None
     return optimizer.last
+
+
+def last_weights(optimizer: MultiTaskOptimizer) -> Tensor:
+    weights = last(optimizer).weights
+    assert weights is not None
+    return weights
 
 
 def assert_same(found: Any, expected: Any) -> None:

@@ -16,10 +16,10 @@ from cases import (
     ROWS,
     Row,
     backend,
-    call,
+    batches,
+    direction,
     random_jacobian,
     random_losses,
-    random_orders,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -209,18 +209,20 @@ def test_zero_weight_does_not_read() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_aggregate(row: Row, kind: str) -> None:
-    """``Jᵀ w(J Jᵀ)`` over three steps, with the state, the losses and the order of the method."""
-    found, expected = row.make(4), row.make(4)
-    for step in range(3):
-        jacobian, losses = random_jacobian(4, step), random_losses(4, step)
-        order = random_orders(4, step)
-        inputs = {"order": as_kind(kind, order)} if "order" in found.inputs else {}
-        given_losses = as_kind(kind, losses) if found.needs_losses else None
-        answer = mtlfast.aggregate(as_kind(kind, jacobian), found, given_losses, **inputs)
-        weights = call(expected, jacobian @ jacobian.T, losses, order)
-        torch.testing.assert_close(
-            as_torch(kind, answer), weights @ jacobian, rtol=1e-9, atol=1e-11
-        )
+    """The combined gradient over three steps, with the state and the inputs of the method."""
+    torch.manual_seed(0)
+    found = row.make(4)
+    answers = []
+    for t in range(3):
+        jacobian = batches(found, random_jacobian(4, t))
+        losses = as_kind(kind, random_losses(4, t))
+        answers.append(mtlfast.aggregate(as_kind(kind, jacobian), found, losses))
+        row.after(found)
+    torch.manual_seed(0)
+    expected = row.make(4)
+    for t, answer in enumerate(answers):
+        combined = direction(row, expected, random_jacobian(4, t), random_losses(4, t), None)
+        torch.testing.assert_close(as_torch(kind, answer), combined, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

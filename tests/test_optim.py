@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import BACKENDS, ROWS, Row, backend, random_orders
+from cases import BACKENDS, PLAIN, Row, backend, random_orders
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import (
@@ -25,6 +25,7 @@ from models import (
     assert_same_params,
     balance,
     last,
+    last_weights,
     wrap,
 )
 from torch import Tensor, nn
@@ -39,7 +40,7 @@ def _backend(request: pytest.FixtureRequest) -> Any:
         yield
 
 
-@pytest.fixture(params=ROWS, ids=str)
+@pytest.fixture(params=PLAIN, ids=str)
 def row(request: pytest.FixtureRequest) -> Row:
     return request.param  # type: ignore[no-any-return]
 
@@ -84,7 +85,7 @@ def check_training(
             shared=shared and shared(plain),
             compared=compared and compared(plain),
         )
-        torch.testing.assert_close(last(optimizer).weights, weights, rtol=rtol, atol=rtol / 100)
+        torch.testing.assert_close(last_weights(optimizer), weights, rtol=rtol, atol=rtol / 100)
         assert_same_grads(model, plain, rtol)
         optimizer.step()
         by_hand.step()
@@ -106,7 +107,7 @@ def test_trains_as_by_hand(row: Row, inner: str) -> None:
 
 def test_single_task(row: Row) -> None:
     optimizer = check_training(Mlp(1), lambda: row.make(1), steps=2)
-    torch.testing.assert_close(last(optimizer).weights, torch.tensor([row.alone]).double())
+    torch.testing.assert_close(last_weights(optimizer), torch.tensor([row.alone]).double())
 
 
 def test_many_tasks() -> None:
@@ -207,7 +208,7 @@ def test_order_reaches_the_method() -> None:
     reach=st.integers(1, 4).flatmap(
         lambda k: st.lists(st.lists(st.booleans(), min_size=k, max_size=k), min_size=1, max_size=6)
     ),
-    index=st.integers(0, len(ROWS) - 1),
+    index=st.integers(0, len(PLAIN) - 1),
     seed=st.integers(0, 2**31),
 )
 def test_any_sharing(reach: list[list[bool]], index: int, seed: int) -> None:
@@ -232,7 +233,7 @@ def test_any_sharing(reach: list[list[bool]], index: int, seed: int) -> None:
 
     if not any(map(any, reach)):
         reach[0][0] = True
-    make = ROWS[index].make
+    make = PLAIN[index].make
     optimizer = MultiTaskOptimizer(torch.optim.SGD(params, lr=0.1), make(num_tasks))
     torch.manual_seed(seed)
     optimizer.backward(losses(params))
@@ -266,7 +267,7 @@ def test_forms_of_losses(some: Row, form: str) -> None:
         expected.backward(twin.losses(step))
         assert last(found).task_names == (tuple("abc") if "dict" in form else tuple("012"))
         assert_same(last(found).losses, torch.stack(losses).detach())
-        torch.testing.assert_close(last(found).weights, last(expected).weights, rtol=1e-9, atol=0)
+        torch.testing.assert_close(last_weights(found), last_weights(expected), rtol=1e-9, atol=0)
         assert_same_grads(model, twin)
         for optimizer in (found, expected):
             optimizer.step()
@@ -326,5 +327,5 @@ def test_native_code_does_it_all(row: Row, monkeypatch: pytest.MonkeyPatch) -> N
                 optimizer.zero_grad()
                 optimizer.backward(twin.losses(step))
                 optimizer.step()
-        ends.append([*twin.parameters(), last(optimizer).weights])
+        ends.append([*twin.parameters(), last_weights(optimizer)])
     torch.testing.assert_close(ends[1], ends[0], rtol=1e-9, atol=1e-11)

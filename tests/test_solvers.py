@@ -10,7 +10,7 @@ import pytest
 import torch
 from cases import (
     BACKENDS,
-    ROWS,
+    PLAIN,
     Row,
     backend,
     call,
@@ -56,7 +56,7 @@ def assert_same(found: Tensor, expected: Tensor) -> None:
 
 
 @pytest.mark.parametrize("num_tasks", SIZES)
-@pytest.mark.parametrize("row", ROWS, ids=str)
+@pytest.mark.parametrize("row", PLAIN, ids=str)
 def test_native_agrees_with_reference(row: Row, num_tasks: int) -> None:
     for kind, jacobian in jacobians(num_tasks, seed=num_tasks):
         gramian = jacobian @ jacobian.T
@@ -83,7 +83,7 @@ def test_native_agrees_with_reference(row: Row, num_tasks: int) -> None:
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-@pytest.mark.parametrize("row", ROWS, ids=str)
+@pytest.mark.parametrize("row", PLAIN, ids=str)
 def test_indefinite_gramian_gives_finite_weights(row: Row, name: str) -> None:
     """No task gradients have such a Gramian, but rounding, or a caller, can make one."""
     generator = torch.Generator().manual_seed(0)

@@ -26,7 +26,7 @@ struct Gradnorm {
     const int num_tasks = args.num_tasks;
     const bool sgd = args.options[2] != 0.0;
     const bool softmax = args.options[3] != 0.0;
-    if (args.losses == nullptr || args.state == nullptr || !all_finite(args.losses, num_tasks)) {
+    if (args.losses == nullptr || args.state == nullptr) {
       return fill(args.weights, num_tasks, nan(""), kNonFinite);
     }
     double* values = args.state + 2;

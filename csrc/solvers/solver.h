@@ -29,9 +29,10 @@ enum Status {
 
 struct SolveArgs {
   int num_tasks;          // K
-  const double* gramian;  // [K, K] row-major; solvers see its largest diagonal entry in (1/4, 1]
+  const double* gramian;  // [K, K] row-major, its largest diagonal entry in (1/4, 1]; or null
   double scale;           // true gradient norm: n_i = scale * sqrt(gramian[i, i])
   const double* losses;   // [K] or null
+  const double* inputs;   // [K] the method's own numbers of this call, or null
   const int64* order;     // [K, K] or null
   int64* rng;             // [2] = (seed, counter) or null; a solver that draws advances the counter
   double* state;          // the solver's own state_size(K) doubles, or null
@@ -76,15 +77,22 @@ MTLFAST_HD double rescale(const double* gramian, int num_tasks, double* scaled) 
   return ldexp(1.0, half_exponent);
 }
 
-// Solves with a raw Gramian. `scaled` is scratch of K * K doubles.
+MTLFAST_HD bool has_finite_input(const SolveArgs& args) {
+  const int64 count = static_cast<int64>(args.num_tasks) * args.num_tasks;
+  return (args.gramian == nullptr || all_finite(args.gramian, count)) &&
+         (args.losses == nullptr || all_finite(args.losses, args.num_tasks)) &&
+         (args.inputs == nullptr || all_finite(args.inputs, args.num_tasks));
+}
+
+// Solves with a raw Gramian, or with none. `scaled` is scratch of K * K doubles.
 template <class Solver>
 MTLFAST_HD int solve(SolveArgs args, double* scaled) {
-  const int64 count = static_cast<int64>(args.num_tasks) * args.num_tasks;
-  if (!all_finite(args.gramian, count)) {
-    return fill(args.weights, args.num_tasks, nan(""), kNonFinite);
+  if (!has_finite_input(args)) return fill(args.weights, args.num_tasks, nan(""), kNonFinite);
+  args.scale = 1.0;
+  if (args.gramian != nullptr) {
+    args.scale = rescale(args.gramian, args.num_tasks, scaled);
+    args.gramian = scaled;
   }
-  args.scale = rescale(args.gramian, args.num_tasks, scaled);
-  args.gramian = scaled;
   return Solver::run(args);
 }
 

@@ -24,7 +24,7 @@ def solve(problem: Problem) -> tuple[Tensor, int]:
     """
     alpha, lr, sgd, softmax = problem.options
     losses, state, num_tasks = problem.losses, problem.state, problem.num_tasks
-    if losses is None or state is None or not bool(losses.isfinite().all()):
+    if losses is None or state is None:
         return torch.full((num_tasks,), math.nan, dtype=torch.float64), scaffold.NON_FINITE
     values, initial, first, second = state[2:].view(4, num_tasks)
     if state[1] == 0:

@@ -1,7 +1,7 @@
 """What every reference solver shares: the door to it, its statuses, and drawn orders.
 
-The door mirrors ``solve<>`` of ``csrc/solvers/solver.h``: a Gramian that holds NaN or Inf gives NaN
-weights and changes nothing; any other is scaled by an exact power of two before the solver sees it.
+The door mirrors ``solve<>`` of ``csrc/solvers/solver.h``: an input that holds NaN or Inf gives NaN
+weights and changes nothing; a Gramian is scaled by an exact power of two before the solver sees it.
 Reference solvers run on the CPU in float64, wherever their input lives.
 """
 
@@ -11,6 +11,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -29,63 +30,82 @@ class Problem:
     """One call of a solver, every tensor on the CPU.
 
     Attributes:
-        gramian: ``[K, K]`` float64, scaled so that its largest diagonal entry is in (1/4, 1].
+        num_tasks: K.
+        gramian: ``[K, K]`` float64, scaled so that its largest diagonal entry is in (1/4, 1]; zeros
+            where none was given.
         scale: power of two; the norm of task gradient ``i`` is ``scale * sqrt(gramian[i, i])``.
         options: the method's numbers, in the order of its C++ header.
         losses: ``[K]`` float64, or None.
+        inputs: ``[K]`` float64, the method's own numbers of this call, or None.
         order: ``[K, K]`` int64, or None.
         rng: ``[2]`` int64, (seed, counter), or None; a solver that draws advances the counter.
         state: float64 state of the method, changed in place, or None.
     """
 
+    num_tasks: int
     gramian: Tensor
     scale: float
     options: Sequence[float]
     losses: Tensor | None
+    inputs: Tensor | None
     order: Tensor | None
     rng: Tensor | None
     state: Tensor | None
 
-    @property
-    def num_tasks(self) -> int:
-        """K."""
-        return self.gramian.shape[0]
 
+class Solver(Protocol):
+    """A solver of a raw Gramian; see :func:`door`."""
 
-Solver = Callable[
-    [Tensor, Sequence[float], "Tensor | None", "Tensor | None", "Tensor | None", "Tensor | None"],
-    tuple[Tensor, int],
-]
+    def __call__(
+        self,
+        gramian: Tensor | None,
+        options: Sequence[float],
+        losses: Tensor | None,
+        inputs: Tensor | None,
+        order: Tensor | None,
+        rng: Tensor | None,
+        state: Tensor | None,
+    ) -> tuple[Tensor, int]:
+        """Weights ``[K]`` and a status."""
 
 
 def door(solver: Callable[[Problem], tuple[Tensor, int]]) -> Solver:
     """Turns a function of a :class:`Problem` into a solver of a raw Gramian.
 
     Returns:
-        A function ``(gramian, options, losses, order, rng, state) -> (weights, status)`` whose
-        weights ``[K]`` are float64 on the Gramian's device, and which changes ``rng`` and ``state``
-        in place.
+        A function ``(gramian, options, losses, inputs, order, rng, state) -> (weights, status)``
+        whose weights ``[K]`` are float64 on the device of the Gramian, or of the losses where there
+        is none, and which changes ``rng`` and ``state`` in place.
     """
 
     @functools.wraps(solver)
     def solve(
-        gramian: Tensor,
+        gramian: Tensor | None,
         options: Sequence[float],
         losses: Tensor | None,
+        inputs: Tensor | None,
         order: Tensor | None,
         rng: Tensor | None,
         state: Tensor | None,
     ) -> tuple[Tensor, int]:
-        raw = gramian.detach().to("cpu", torch.float64)
-        if not bool(raw.isfinite().all()):
-            unknown = torch.full((len(raw),), math.nan, dtype=torch.float64)
-            return unknown.to(gramian.device), NON_FINITE
-        scale = _power_of_two(float(raw.diagonal().max()))
+        given = losses if gramian is None else gramian
+        if given is None:
+            raise ValueError("gramian: expected [K, K], or losses [K] instead, found None")
+        num_tasks = len(given)
+        raw, rates, numbers = (_float64(x) for x in (gramian, losses, inputs))
+        if any(x is not None and not bool(x.isfinite().all()) for x in (raw, rates, numbers)):
+            unknown = torch.full((num_tasks,), math.nan, dtype=torch.float64)
+            return unknown.to(given.device), NON_FINITE
+        scale = 1.0 if raw is None else _power_of_two(float(raw.diagonal().max()))
+        if raw is None:
+            raw = torch.zeros(num_tasks, num_tasks, dtype=torch.float64)
         problem = Problem(
+            num_tasks=num_tasks,
             gramian=raw / scale / scale,
             scale=scale,
             options=options,
-            losses=None if losses is None else losses.detach().to("cpu", torch.float64),
+            losses=rates,
+            inputs=numbers,
             order=None if order is None else order.cpu(),
             rng=None if rng is None else rng.cpu().clone(),
             state=None if state is None else state.cpu().clone(),
@@ -95,9 +115,13 @@ def door(solver: Callable[[Problem], tuple[Tensor, int]]) -> Solver:
             rng.copy_(problem.rng)
         if state is not None and problem.state is not None:
             state.copy_(problem.state)
-        return weights.to(gramian.device), status
+        return weights.to(given.device), status
 
     return solve
+
+
+def _float64(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.detach().to("cpu", torch.float64)
 
 
 def _power_of_two(largest: float) -> float:

@@ -2,6 +2,7 @@
 
 from mtlfast.weighting.base import REGISTRY, Weighting, get
 from mtlfast.weighting.cagrad import CAGrad
+from mtlfast.weighting.column_wise import ColumnWise
 from mtlfast.weighting.constant import Constant
 from mtlfast.weighting.gradnorm import GradNorm
 from mtlfast.weighting.mean import Mean
@@ -11,6 +12,7 @@ from mtlfast.weighting.sum import Sum
 __all__ = [
     "REGISTRY",
     "CAGrad",
+    "ColumnWise",
     "Constant",
     "GradNorm",
     "Mean",

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from mtlfast import ops
-from mtlfast.weighting import checks
+from mtlfast.ops import TaskGrads
+from mtlfast.weighting import checks, layout
+from mtlfast.weighting.layout import Layout
 
 REGISTRY: dict[str, type[Weighting]] = {}
 """Every method by name; a subclass of :class:`Weighting` that sets ``name`` enters by itself."""
@@ -24,9 +26,9 @@ STATUSES = ("ok", "degenerate", "not converged", "non-finite")
 class Call(NamedTuple):
     """One validated call, every tensor detached, contiguous and on ``device``."""
 
-    num_tasks: int
+    num_tasks: int  # K; the Gramian's size is num_batches times that
     device: torch.device
-    gramian: Tensor | None  # [K, K] float64
+    gramian: Tensor | None  # [B K, B K] float64
     losses: Tensor | None  # [K] float64
     inputs: Mapping[str, Tensor | None]  # as given
 
@@ -35,29 +37,42 @@ class Weighting(ABC):
     """Maps the Gramian ``G = J Jᵀ`` of K task gradients to K weights; the update is ``d = Jᵀw``.
 
     A subclass sets the class attributes, stores its options under the names of its ``__init__``
-    arguments, and defines :meth:`_weights`. One that carries state also defines :meth:`reset`,
-    :meth:`_state_tensors` and :meth:`_load`.
+    arguments, and defines :meth:`_weights`. What it carries from call to call is one float64 vector
+    on the device, described by ``state_layout``, and where ``draws`` is set a random counter; the
+    rest (saving, loading, resetting, moving) follows from these.
 
     Attributes:
         name: key in :data:`REGISTRY` and in ``MultiTaskOptimizer(..., "name")``.
-        family: what the method looks at: "constant", "gramian" or "loss".
+        family: what the method looks at: "constant", "gramian", "loss", "column" or "buffer".
         paper: title, year and arXiv id; empty where there is none.
         needs_gramian: False where the weights do not depend on the Gramian.
         needs_losses: True where the losses must be given.
         weights_losses: True: a task-specific parameter gets ``w_k g_k``, as if the losses had been
             weighted; False: its own gradient ``g_k``.
         inputs: names of further keyword arguments of a call, such as "order".
+        num_batches: B, on how many independent batches a step must see the K losses. The Gramian is
+            then ``[B K, B K]``, one batch's tasks after another's, and there are B K weights.
+        state_layout: names and shapes ("1", "K" or "KK") of the parts of the state, in the order of
+            the solver's vector. All zeros is the fresh state.
+        draws: True for a method with random numbers; it then has an option ``seed``.
     """
 
     name: ClassVar[str]
     family: ClassVar[str]
     paper: ClassVar[str]
-    needs_gramian: ClassVar[bool] = True
-    needs_losses: ClassVar[bool] = False
-    weights_losses: ClassVar[bool] = False
-    inputs: ClassVar[tuple[str, ...]] = ()
+    needs_gramian: bool = True
+    needs_losses: bool = False
+    weights_losses: bool = False
+    inputs: tuple[str, ...] = ()
+    num_batches: int = 1
+    state_layout: Layout = ()
+    draws: ClassVar[bool] = False
+    seed: int | None = None
 
     _status: Tensor | None = None
+    _state: Tensor | None = None  # float64, laid out by state_layout
+    _state_tasks: int = 0  # K of the state
+    _rng: Tensor | None = None  # [2] int64: seed, number of calls that drew from it
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -78,25 +93,21 @@ class Weighting(ABC):
 
         Args:
             gramian: ``[K, K]`` inner products of the task gradients, any float dtype (computed in
-                float64). May be None where ``needs_gramian`` is False and losses are given.
+                float64); ``[B K, B K]`` where ``num_batches`` is B > 1. May be None where
+                ``needs_gramian`` is False and losses are given.
             losses: ``[K]`` task losses, any float dtype. Read only where the method uses them.
             **inputs: the method's own inputs, named in :attr:`inputs`.
 
         Returns:
-            ``[K]`` float64 weights on the Gramian's device. All NaN where the method reads the
-            Gramian and it holds NaN or Inf; the state is then left as it was.
+            ``[K]`` (``[B K]``) float64 weights on the Gramian's device. All NaN where what the
+            method reads holds NaN or Inf; the state is then left as it was.
 
         Raises:
             TypeError: an argument of the wrong type, or an input that the method does not take.
             ValueError: a wrong shape or dtype, or a missing argument. The state is unchanged.
         """
         num_tasks, device = self._check(gramian, losses)
-        for key in inputs:
-            if key not in self.inputs:
-                takes = ", ".join(("gramian", "losses", *self.inputs))
-                raise TypeError(
-                    f"{key}: {type(self).__name__} expected only {takes}, found it as a keyword"
-                )
+        self.check_inputs(inputs)
         if gramian is not None and (gramian.dtype is not torch.float64 or gramian.requires_grad):
             gramian = gramian.detach().to(torch.float64)
         if gramian is not None and not gramian.is_contiguous():
@@ -105,9 +116,72 @@ class Weighting(ABC):
             losses = losses.detach().to(device, torch.float64).contiguous()
         return self._weights(Call(num_tasks, device, gramian, losses, inputs))
 
+    def check_inputs(self, inputs: Mapping[str, Tensor | None]) -> None:
+        """Raises TypeError unless the method takes every one of these keyword arguments."""
+        for key in inputs:
+            if key not in self.inputs:
+                takes = ", ".join(("gramian", "losses", *self.inputs))
+                raise TypeError(
+                    f"{key}: {type(self).__name__} expected only {takes}, found it as a keyword"
+                )
+
     @abstractmethod
     def _weights(self, call: Call) -> Tensor:
-        """Weights ``[K]`` float64 on ``call.device``."""
+        """Weights ``[K]`` (``[B K]``) float64 on ``call.device``."""
+
+    @property
+    def needs_task_grads(self) -> bool:
+        """Whether a step needs the K gradients; if not, one joint backward is enough."""
+        return self.needs_gramian
+
+    @property
+    def compares_raw(self) -> bool:
+        """Whether it sees the task gradients through their Gramian only, and has no transform."""
+        return type(self).transform is Weighting.transform
+
+    def transform(self, task_grads: TaskGrads, losses: Tensor) -> TaskGrads:
+        """What the method compares and combines: the task gradients, or buffers made of them.
+
+        Called once a step before the weights; a method with buffers advances them here.
+
+        Args:
+            task_grads: K (B K) sequences of T tensors, or None where a task does not reach one.
+            losses: ``[K]`` float64.
+
+        Returns:
+            As ``task_grads``.
+        """
+        del losses
+        return task_grads
+
+    def own_weights(self, weights: Tensor, losses: Tensor) -> Tensor:
+        """``[K]`` factors of the gradients that belong to one task alone.
+
+        Args:
+            weights: ``[K]``, what the method answered.
+            losses: ``[K]`` float64.
+        """
+        del losses
+        return weights if self.weights_losses else torch.ones_like(weights)
+
+    def combine(
+        self, task_grads: TaskGrads, weights: Tensor | None, out: list[Tensor | None] | None = None
+    ) -> list[Tensor | None]:
+        """The combined gradient ``Jᵀw``, as :func:`mtlfast.ops.combine`."""
+        assert weights is not None
+        return ops.combine(task_grads, weights, out)
+
+    def combine_(
+        self,
+        params: list[Tensor],
+        task_grads: TaskGrads,
+        weights: Tensor | None,
+        *,
+        accumulate: bool = False,
+    ) -> None:
+        """Writes the combined gradient to ``p.grad``, as :func:`mtlfast.ops.combine_`."""
+        assert weights is not None
+        ops.combine_(params, task_grads, weights, accumulate=accumulate)
 
     @property
     def status(self) -> str:
@@ -121,8 +195,15 @@ class Weighting(ABC):
         """The status of the last call without a copy to the host: "ok", or an int32 scalar."""
         return STATUSES[0] if self._status is None else self._status.clone()
 
-    def prepare(self, device: torch.device) -> None:  # noqa: B027  # most draw nothing
-        """Draws what the first call would draw, so that a :meth:`snapshot` holds it."""
+    def prepare(self, device: torch.device) -> None:
+        """Draws the seed that the first call would draw, so that a :meth:`snapshot` holds it."""
+        if self._rng is not None:
+            self._rng = self._rng.to(device)
+        elif self.draws:
+            seed = self.seed
+            if seed is None:
+                seed = int(torch.randint(-(2**63), 2**63 - 1, ()))
+            self._rng = torch.tensor([seed, 0], dtype=torch.int64, device=device)
 
     def snapshot(self) -> dict[str, Any]:
         """Everything this weighting is, for :meth:`restore`; made without a synchronisation."""
@@ -139,8 +220,8 @@ class Weighting(ABC):
             setattr(self, key, copied)
 
     def reset(self) -> None:
-        """Forgets the state, as if the weighting were new."""
-        self._status = None
+        """Forgets the state, as if the weighting were new: the next call is the first."""
+        self._status = self._state = self._rng = None
 
     def state_dict(self) -> dict[str, Any]:
         """The state as tensors and strings, loadable with ``torch.load(..., weights_only=True)``.
@@ -177,31 +258,69 @@ class Weighting(ABC):
 
     def _state_tensors(self) -> dict[str, Tensor]:
         """The state by name; empty for a method without one, or before it has one."""
-        return {}
+        tensors: dict[str, Tensor] = {}
+        if self._state is not None and bool(self._state.any()):
+            tensors = layout.split(self.state_layout, self._state, self._state_tasks)
+        return tensors if self._rng is None else {**tensors, "rng": self._rng}
 
     def _load(self, entries: dict[str, Any]) -> None:
         """Validates every entry, then takes them over."""
-        checks.entries(entries, ())
+        keys = [key for key, _ in self.state_layout]
+        found = keys if any(key in entries for key in keys) else []
+        rng = None
+        checks.entries(entries, [*found, *(["rng"] if self.draws and "rng" in entries else [])])
+        if "rng" in entries:
+            rng = checks.entry(entries, "rng", torch.int64, (2,))
+        state, num_tasks = layout.join(self.state_layout, entries) if found else (None, 0)
+        self._rng, self._state, self._state_tasks = rng, state, num_tasks
+
+    def _flat(self, call: Call) -> Tensor:
+        """The state as the solver takes it; zeros before the first call."""
+        if self._state is None:
+            size = layout.size(self.state_layout, call.num_tasks)
+            self._state = torch.zeros(size, dtype=torch.float64, device=call.device)
+            self._state_tasks = call.num_tasks
+        if call.num_tasks != self._state_tasks:
+            argument = "losses" if call.gramian is None else "gramian"
+            raise ValueError(
+                f"{argument}: expected {self._state_tasks} tasks as in earlier calls, "
+                f"found {call.num_tasks}; reset() starts anew"
+            )
+        self._state = self._state.to(call.device)
+        return self._state
+
+    def _drawn(self, call: Call) -> Tensor:
+        """The random counter as the solver takes it."""
+        self.prepare(call.device)
+        assert self._rng is not None  # draws is set
+        return self._rng
 
     def _solve(
         self,
         call: Call,
         options: Sequence[float],
         *,
+        gramian: Tensor | None = None,
         losses: Tensor | None = None,
+        inputs: Tensor | None = None,
         order: Tensor | None = None,
         rng: Tensor | None = None,
         state: Tensor | None = None,
     ) -> Tensor:
-        """Calls the method's native or reference solver and keeps its status on the device."""
-        assert call.gramian is not None  # _check has made sure
+        """Calls the method's native or reference solver and keeps its status on the device.
+
+        It is given the call's Gramian where the method needs one, unless another is passed.
+        """
+        if gramian is None and self.needs_gramian:
+            gramian = call.gramian
         if self._status is None or self._status.device != call.device:
             self._status = torch.zeros((), dtype=torch.int32, device=call.device)
         return ops.solve(
             self.name,
-            call.gramian,
+            gramian,
             options=options,
             losses=losses,
+            inputs=inputs,
             order=order,
             rng=rng,
             state=state,
@@ -211,25 +330,35 @@ class Weighting(ABC):
     def _check(self, gramian: Tensor | None, losses: Tensor | None) -> tuple[int, torch.device]:
         """K and the device of a call, or an error that names the argument."""
         method = type(self).__name__
+        batches = self.num_batches
+        size = "K" if batches == 1 else f"{batches} K"
         if gramian is not None:
-            checks.floats("gramian", "[K, K]", gramian)
-            if gramian.dim() != 2 or gramian.shape[0] != gramian.shape[1] or len(gramian) == 0:
-                raise ValueError(f"gramian: expected shape [K, K], found {list(gramian.shape)}")
+            checks.floats("gramian", f"[{size}, {size}]", gramian)
+            if (
+                gramian.dim() != 2
+                or gramian.shape[0] != gramian.shape[1]
+                or len(gramian) == 0
+                or len(gramian) % batches
+            ):
+                raise ValueError(
+                    f"gramian: expected shape [{size}, {size}], found {list(gramian.shape)}"
+                )
         elif self.needs_gramian:
-            raise ValueError(f"gramian: {method} expected a tensor [K, K], found None")
+            raise ValueError(f"gramian: {method} expected a tensor [{size}, {size}], found None")
         if losses is not None:
             checks.floats("losses", "[K]", losses)
-            expected = "K" if gramian is None else len(gramian)
+            expected = "K" if gramian is None else len(gramian) // batches
             if losses.dim() != 1 or len(losses) == 0 or expected not in ("K", len(losses)):
                 raise ValueError(f"losses: expected shape [{expected}], found {list(losses.shape)}")
         elif self.needs_losses:
             raise ValueError(f"losses: {method} expected a tensor [K], found None")
-        given = gramian if gramian is not None else losses
-        if given is None:
+        if gramian is not None:
+            return len(gramian) // batches, gramian.device
+        if losses is None:
             raise ValueError(
                 f"gramian: {method} expected a tensor [K, K], or losses [K] instead, found None"
             )
-        return len(given), given.device
+        return len(losses), losses.device
 
 
 def get(weighting: str | Weighting, **options: Any) -> Weighting:

@@ -36,6 +36,17 @@ def choice(key: str, value: object, choices: Sequence[str | int]) -> int:
     raise ValueError(f"{key}: expected one of {list(choices)}, found {value!r}")
 
 
+def seed(value: object) -> int | None:
+    """``value`` as a 64-bit integer, or None."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"seed: expected an int or None, found {type(value).__name__}")
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"seed: expected a 64-bit integer, found {value}")
+    return value
+
+
 def floats(key: str, shape: str, value: object) -> None:
     """Raises unless ``value`` is a tensor of real floating numbers."""
     if not isinstance(value, Tensor):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 from torch import Tensor
 
 from mtlfast.weighting import checks
@@ -78,46 +77,17 @@ class GradNorm(Weighting):
         checks.choice("parametrization", parametrization, ("sum", "softmax"))
         self.optimizer = optimizer
         self.parametrization = parametrization
-        self._state: Tensor | None = None  # [2 + 4 K], laid out in csrc/solvers/gradnorm.h
+        values = "weights" if parametrization == "sum" else "logits"
+        self.state_layout = (
+            ("num_updates", "1"),
+            ("started", "1"),
+            (values, "K"),
+            ("initial_losses", "K"),
+            ("exp_avg", "K"),
+            ("exp_avg_sq", "K"),
+        )
 
     def _weights(self, call: Call) -> Tensor:
-        size = 2 + 4 * call.num_tasks
-        if self._state is None:
-            self._state = torch.zeros(size, dtype=torch.float64, device=call.device)
-        if len(self._state) != size:
-            known = (len(self._state) - 2) // 4
-            raise ValueError(
-                f"gramian: expected {known} tasks as in earlier calls, found {call.num_tasks}; "
-                "reset() starts anew"
-            )
-        self._state = self._state.to(call.device)
         softmax = self.parametrization == "softmax"
         options = (self.alpha, self.lr, float(self.optimizer == "sgd"), float(softmax))
-        return self._solve(call, options, losses=call.losses, state=self._state)
-
-    def reset(self) -> None:
-        """Forgets weights, initial losses and moments; the next call is the first."""
-        super().reset()
-        self._state = None
-
-    @property
-    def _keys(self) -> tuple[str, ...]:
-        values = "weights" if self.parametrization == "sum" else "logits"
-        return ("num_updates", values, "initial_losses", "exp_avg", "exp_avg_sq")
-
-    def _state_tensors(self) -> dict[str, Tensor]:
-        if self._state is None or not bool(self._state[1]):  # not started
-            return {}
-        return dict(zip(self._keys, (self._state[0], *self._state[2:].view(4, -1)), strict=True))
-
-    def _load(self, entries: dict[str, Any]) -> None:
-        if not entries:
-            self._state = None
-            return
-        checks.entries(entries, self._keys)
-        count, values, *others = self._keys
-        rows = [checks.entry(entries, values, torch.float64, (-1,))]
-        rows += [checks.entry(entries, key, torch.float64, tuple(rows[0].shape)) for key in others]
-        updates = checks.entry(entries, count, torch.float64, ())
-        head = torch.stack((updates, torch.ones_like(updates)))
-        self._state = torch.cat((head, *rows))
+        return self._solve(call, options, losses=call.losses, state=self._flat(call))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 from torch import Tensor
 
 from mtlfast.weighting import checks
@@ -51,6 +50,7 @@ class PCGrad(Weighting):
     family = "gramian"
     paper = "Gradient Surgery for Multi-Task Learning, 2020, arXiv 2001.06782"
     inputs = ("order",)
+    draws = True
 
     def __init__(
         self,
@@ -60,47 +60,14 @@ class PCGrad(Weighting):
     ) -> None:
         checks.choice("reduction", reduction, ("sum", "mean"))
         checks.choice("include_self", include_self, (False, True))
-        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-            raise TypeError(f"seed: expected an int or None, found {type(seed).__name__}")
-        if seed is not None and not -(2**63) <= seed < 2**63:
-            raise ValueError(f"seed: expected a 64-bit integer, found {seed}")
         self.reduction = reduction
         self.include_self = include_self
-        self.seed = seed
-        self._rng: Tensor | None = None  # [2] int64: seed, number of calls that drew from it
+        self.seed = checks.seed(seed)
 
     def _weights(self, call: Call) -> Tensor:
         order = call.inputs.get("order")
-        rng = None
-        if order is None:
-            self.prepare(call.device)
-            rng = self._rng
-        else:
+        rng = self._drawn(call) if order is None else None
+        if order is not None:
             order = checks.orders("order", order, call.num_tasks).to(call.device)
         options = (float(self.include_self), float(self.reduction == "mean"))
         return self._solve(call, options, order=order, rng=rng)
-
-    def prepare(self, device: torch.device) -> None:
-        """Draws the seed if there is none yet."""
-        if self._rng is not None:
-            self._rng = self._rng.to(device)
-            return
-        seed = self.seed
-        if seed is None:
-            seed = int(torch.randint(-(2**63), 2**63 - 1, ()))
-        self._rng = torch.tensor([seed, 0], dtype=torch.int64, device=device)
-
-    def reset(self) -> None:
-        """Forgets the random state: the next call starts from ``seed``, or draws a new one."""
-        super().reset()
-        self._rng = None
-
-    def _state_tensors(self) -> dict[str, Tensor]:
-        return {} if self._rng is None else {"rng": self._rng}
-
-    def _load(self, entries: dict[str, Any]) -> None:
-        if not entries:
-            self._rng = None
-            return
-        checks.entries(entries, ("rng",))
-        self._rng = checks.entry(entries, "rng", torch.int64, (2,))
