@@ -451,9 +451,9 @@ def test_given_orders_draw_nothing() -> None:
         (Constant, {"weights": [1, NAN]}, ValueError, r"weights\[1\]: expected .*, found nan"),
         (Constant, {"weights": "12"}, TypeError, r"weights: expected .*, found str"),
         (Constant, {"weights": 3}, TypeError, r"weights: expected .*, found int"),
-        (get, {"weighting": "pcgrd"}, ValueError, r"weighting: .*pcgrad.*, found 'pcgrd'"),
-        (get, {"weighting": 3}, TypeError, r"weighting: expected .*, found int"),
-        (get, {"weighting": Sum(), "c": 1}, TypeError, r"options: expected none .*, found c"),
+        (lambda: get("pcgrd"), {}, ValueError, r"weighting: .*pcgrad.*, found 'pcgrd'"),
+        (lambda name: get(name), {"name": 3}, TypeError, r"weighting: expected .*, found int"),
+        (lambda c: get(Sum(), c=c), {"c": 1}, TypeError, r"options: expected none .*, found c"),
     ],
 )
 def test_wrong_options(

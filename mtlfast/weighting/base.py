@@ -361,7 +361,7 @@ class Weighting(ABC):
         return len(losses), losses.device
 
 
-def get(weighting: str | Weighting, **options: Any) -> Weighting:
+def get(weighting: str | Weighting, /, **options: Any) -> Weighting:
     """A weighting by name, or the instance itself.
 
     Args:
