@@ -52,7 +52,7 @@ class Spectrum {
 
   // Makes the columns orthogonal. False: the cap on sweeps was hit.
   MTLFAST_HD bool diagonalise() {
-    const double tolerance = kOrthogonal * num_tasks_;
+    const double tolerance = kEpsilon * (4.0 + 0.125 * num_tasks_);  // the rounding of a cosine
     for (int sweep = 0; sweep < kMaxSweeps; ++sweep) {
       bool rotated = false;
       for (int k = 0; k < rank_; ++k) values_[k] = dot(column(k), column(k));
@@ -86,8 +86,7 @@ class Spectrum {
 
  private:
   static constexpr int kMaxSweeps = 40;
-  static constexpr double kDependent = 4.0 * kEpsilon;   // of a pivot, to K times its diagonal
-  static constexpr double kOrthogonal = 2.0 * kEpsilon;  // of a cosine between columns, to K
+  static constexpr double kDependent = 4.0 * kEpsilon;  // of a pivot, to K times its diagonal
 
   MTLFAST_HD void subtract(double factor, const double* from, double* target) const {
     for (int i = 0; i < num_tasks_; ++i) target[i] -= factor * from[i];
@@ -124,8 +123,7 @@ class Spectrum {
         own[i] *= inverse;
         remaining[i] -= own[i] * own[i];
       }
-      own[pivot] = root;
-      for (int k = 0; k < rank_; ++k) own[pivots_[k]] = 0.0;
+      own[pivot] = root;  // at earlier pivots the column holds rounding: no more than G itself does
       pivots_[rank_] = pivot;
       for (int k = 0; k <= rank_; ++k) remaining[pivots_[k]] = 0.0;
     }
