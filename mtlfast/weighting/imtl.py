@@ -60,10 +60,9 @@ class IMTL(Weighting):
         return self._solve(call, (self.lr,), losses=call.losses, state=state)
 
     def own_weights(self, weights: Tensor, losses: Tensor) -> Tensor:
-        """``exp(s)`` ``[K]`` of the last call, or NaN where its weights are."""
+        """``exp(s)`` ``[K]``, as the last call had it."""
         del losses
-        scales = torch.ones_like(weights) if self._scales is None else self._scales
-        return torch.where(weights.isnan(), weights, scales)
+        return torch.ones_like(weights) if self._scales is None else self._scales
 
     def reset(self) -> None:
         """Forgets the scales; the next call is the first."""
