@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 from torch import Tensor
 
-from mtlfast.weighting import checks
+from mtlfast.weighting import checks, per_task
 from mtlfast.weighting.base import Call, Weighting
-from mtlfast.weighting.preference import checked, inputs
 
 _SCALES = ("min", "median", "rmse")
 
@@ -34,15 +32,15 @@ class AlignedMTL(Weighting):
     that is wrong by a factor of 1e4. LibMTL calls ``torch.symeig``, which torch no longer has.
 
     Degenerate (see ``status``): all gradients are zero. Then the weights are the preference. A task
-    with a zero gradient gets weight 0, as does the part of p outside the rank. It fails where
-    gradients nearly depend on each other: with "min" the update is as short as the least certain
-    eigenvalue says, and its direction as noisy.
+    with a zero gradient gets weight 0, as does the part of p outside the rank. Use it where
+    gradients both conflict and differ in length: it settles the two at once. It fails where they
+    nearly depend on each other: with "min" the update is as short as the least certain eigenvalue
+    says, and its direction as noisy.
 
     Args:
         scale: the level, that is the squared length of an aligned gradient: the smallest
             eigenvalue ("min"), the lower median ("median") or the mean ("rmse"). Default "min".
-        preference: one number of at least 0 for each task, a sequence or a 1-D tensor, used as they
-            are. Default None: 1/K each.
+        preference: p, one number per task, at least 0 and not all 0. Default None: 1/K each.
 
     Raises:
         TypeError, ValueError: an argument out of its range; at a call, K is not the number of
@@ -59,11 +57,12 @@ class AlignedMTL(Weighting):
     def __init__(
         self,
         scale: Literal["min", "median", "rmse"] = "min",
-        preference: Sequence[float] | Tensor | None = None,
+        preference: per_task.Numbers | None = None,
     ) -> None:
         self._scale = checks.choice("scale", scale, _SCALES)
         self.scale = scale
-        self.preference = checked(preference)
+        self.preference = per_task.preference(preference)
 
     def _weights(self, call: Call) -> Tensor:
-        return self._solve(call, (float(self._scale),), inputs=inputs(self.preference, call))
+        given = per_task.vector("preference", self.preference, call.num_tasks, call.device)
+        return self._solve(call, (float(self._scale),), inputs=given)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
+from mtlfast.weighting import per_task
 from mtlfast.weighting.base import Call, Weighting
-from mtlfast.weighting.preference import checked, inputs
 
 
 class ConFIG(Weighting):
@@ -28,12 +26,13 @@ class ConFIG(Weighting):
 
     Degenerate (see ``status``): no direction has such cosines, as for two opposite gradients, or
     all gradients are zero. Then all weights are 0. A task with a zero gradient leaves the solve and
-    gets weight 0. It fails where gradients are nearly opposite: the only direction with equal
-    cosines is then nearly orthogonal to all of them, and the update short.
+    gets weight 0. Use it where all losses have to fall together, such as the residual, boundary and
+    initial conditions of one differential equation. It fails where gradients are nearly opposite:
+    the only direction with equal cosines is then nearly orthogonal to all, and the update short.
 
     Args:
-        preference: proportions of the cosines, one number of at least 0 for each task, a sequence
-            or a 1-D tensor; their common factor does not matter. Default None: all equal.
+        preference: p, one number per task, at least 0 and not all 0; only their proportions count.
+            Default None: all equal.
 
     Raises:
         TypeError, ValueError: an argument out of its range; at a call, K is not the number of
@@ -50,8 +49,9 @@ class ConFIG(Weighting):
         "arXiv 2408.11104"
     )
 
-    def __init__(self, preference: Sequence[float] | Tensor | None = None) -> None:
-        self.preference = checked(preference)
+    def __init__(self, preference: per_task.Numbers | None = None) -> None:
+        self.preference = per_task.preference(preference)
 
     def _weights(self, call: Call) -> Tensor:
-        return self._solve(call, (), inputs=inputs(self.preference, call))
+        given = per_task.vector("preference", self.preference, call.num_tasks, call.device)
+        return self._solve(call, (), inputs=given)

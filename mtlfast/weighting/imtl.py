@@ -28,8 +28,9 @@ class IMTL(Weighting):
 
     Degenerate (see ``status``): as IMTLG, with the norms of the scaled gradients, or a loss is not
     positive: its s then stays. A task with a zero gradient leaves the solve and gets weight 0.
-    Non-finite losses, like a non-finite Gramian, give NaN weights and leave the state alone. It
-    fails where a loss goes to zero, whose scale then grows without use, and where IMTLG fails.
+    Non-finite losses, like a non-finite Gramian, give NaN weights and leave the state alone. Use it
+    where the losses differ in size and their heads should not. It fails where a loss goes to zero,
+    whose scale then grows without use, and where IMTLG fails.
 
     State: the scales s.
 

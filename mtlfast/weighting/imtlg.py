@@ -26,8 +26,9 @@ class IMTLG(Weighting):
     projections as equal as they can be. Where that gives nothing but rounding, as for opposite
     gradients, or the sum of the weights before the division is rounding, the answer is ``1 / n_i``
     over its sum, as for orthogonal gradients. A task with a zero gradient leaves the solve and gets
-    weight 0; without any gradient all are 0 (degenerate). It fails where that sum is nearly zero:
-    the weights, and the update, are then as large as the sum is small.
+    weight 0; without any gradient all are 0 (degenerate). Use it where no task may be favoured,
+    however long its gradient is. It fails where that sum is nearly zero: the weights, and the
+    update, are then as large as the sum is small.
 
     Raises:
         TypeError: an argument was given.

@@ -27,9 +27,9 @@ class Krum(Weighting):
 
     Degenerate (see ``status``): with ``num_byzantine=0`` and two tasks, neither has a neighbour to
     be compared by. Then the weights are 1/2 each, which is no fallback where ``num_selected=2``
-    asks for it; a single task gets 1. A task with a zero gradient is one like any other. It fails
-    as a method of multi-task learning wherever the tasks' gradients differ by nature: the tasks not
-    selected do not train.
+    asks for it; a single task gets 1. A task with a zero gradient is one like any other. Use it
+    where the K gradients are of one loss from K sources, some of which may not be trusted. It fails
+    where the gradients differ by nature, as most tasks' do: what is not selected does not train.
 
     Args:
         num_byzantine: gradients that may be arbitrary, at least 0. Default 0; K must be at least
