@@ -19,7 +19,21 @@ import torch
 from torch import Tensor
 
 from mtlfast import ops
-from mtlfast.weighting import CAGrad, ColumnWise, Constant, GradNorm, Mean, PCGrad, Sum, Weighting
+from mtlfast.weighting import (
+    IMTL,
+    IMTLG,
+    AlignedMTL,
+    CAGrad,
+    ColumnWise,
+    ConFIG,
+    Constant,
+    GradNorm,
+    Krum,
+    Mean,
+    PCGrad,
+    Sum,
+    Weighting,
+)
 
 BACKENDS = ("native", "reference")
 
@@ -42,6 +56,7 @@ class Row:
     scale_free: bool = True  # the same weights for s J
     symmetric: bool = True  # renaming the tasks renames the weights
     least: int = 1  # the smallest K that the method takes
+    smooth: bool = True  # Jᵀw is continuous where gradients become dependent
     drawn: bool = False  # without `order` and the like the answer is random
     after: Callable[[Weighting], object] = lambda weighting: None  # called after every step
 
@@ -62,6 +77,10 @@ def _gradnorm(
     parametrization: Literal["sum", "softmax"] = "sum",
 ) -> Callable[[int], Weighting]:
     return lambda k: GradNorm(alpha, lr, optimizer, parametrization)
+
+
+def _aligned(scale: Literal["min", "median", "rmse"]) -> Callable[[int], Weighting]:
+    return lambda k: AlignedMTL(scale)
 
 
 ROWS = [
@@ -119,6 +138,30 @@ ROWS = [
             scale_free=False,
         )
         for alpha in (0.12, 1.5)
+    ),
+    *(
+        Row(f"aligned-{scale}", _aligned(scale), f"alignedmtl_{scale}", smooth=False)
+        for scale in ("min", "median", "rmse")
+    ),
+    Row(
+        "aligned-sum",
+        lambda k: AlignedMTL(preference=[1.0] * k),
+        "alignedmtl_min",
+        factor=lambda k: k,
+        smooth=False,
+    ),
+    Row("config", lambda k: ConFIG(), "config", smooth=False),
+    Row("config-preference", lambda k: ConFIG([0.3] * k), "config", smooth=False),
+    Row("imtlg", lambda k: IMTLG(), "imtlg", smooth=False),
+    Row("imtl", lambda k: IMTL(), stateful=True, smooth=False),
+    Row("krum", lambda k: Krum(), "krum_f0_sq", symmetric=False, least=3),
+    Row("krum-norm", lambda k: Krum(distance="norm"), "krum_f0_unsq", symmetric=False, least=3),
+    Row(
+        "krum-byzantine",
+        lambda k: Krum(num_byzantine=int(k > 3), num_selected=min(2, k)),
+        "krum_f1m2_sq",
+        symmetric=False,
+        least=4,
     ),
 ]
 

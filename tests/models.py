@@ -157,15 +157,16 @@ def balance(
     jacobian = torch.stack([flat(row) for row in rows])
     values = torch.stack([loss.detach().double().reshape(()) for loss in losses])
     weights = call(weighting, jacobian @ jacobian.T, values, order)
+    own_weights = weighting.own_weights(weights, values)
     for t, param in enumerate(params):
         if not reach[t]:
             continue
         total = torch.zeros_like(param, dtype=torch.float64)
-        for weight, row in zip(weights, rows, strict=True):
-            weighted = id(param) in shared_ids or weighting.weights_losses
+        factors = weights if id(param) in shared_ids else own_weights
+        for factor, row in zip(factors, rows, strict=True):
             grad = row[t]
             if grad is not None:
-                total += (weight if weighted else 1.0) * grad.double()
+                total += factor * grad.double()
         if param.grad is not None:
             total += param.grad.double()
         param.grad = total.to(param.dtype)

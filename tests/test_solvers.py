@@ -25,8 +25,11 @@ from mtlfast.weighting import CAGrad, GradNorm, PCGrad, Weighting
 SIZES = [1, 2, 3, 5, 8, 16, 40, 64, 65]
 
 
-def jacobians(num_tasks: int, seed: int) -> Iterator[tuple[str, Tensor]]:
-    """Kinds of Jacobians ``[K, P]`` float64, from easy to rank-deficient."""
+def jacobians(num_tasks: int, seed: int, distance: float = 1e-4) -> Iterator[tuple[str, Tensor]]:
+    """Kinds of Jacobians ``[K, P]`` float64, from easy to rank-deficient.
+
+    Near duplicates are up to ``distance`` apart, and a hundredth of it.
+    """
     yield "plain", random_jacobian(num_tasks, seed, conflict=0.0)
     conflict = random_jacobian(num_tasks, seed, conflict=0.98)
     yield "conflict", conflict
@@ -35,7 +38,7 @@ def jacobians(num_tasks: int, seed: int) -> Iterator[tuple[str, Tensor]]:
     yield "more tasks than columns", conflict[:, : max(1, num_tasks // 2)]
     yield "duplicates", conflict[torch.arange(num_tasks) // 2]
     twins = conflict[torch.arange(num_tasks) // 2]
-    yield "near duplicates", twins + 10.0 ** (decades / 2 - 4) * jacobian_noise(twins, seed)
+    yield "near duplicates", twins + distance * 10.0 ** (decades / 2) * jacobian_noise(twins, seed)
     yield "one zero", conflict * (torch.arange(num_tasks) != num_tasks - 1)[:, None]
 
 
@@ -58,7 +61,9 @@ def assert_same(found: Tensor, expected: Tensor) -> None:
 @pytest.mark.parametrize("num_tasks", SIZES)
 @pytest.mark.parametrize("row", PLAIN, ids=str)
 def test_native_agrees_with_reference(row: Row, num_tasks: int) -> None:
-    for kind, jacobian in jacobians(num_tasks, seed=num_tasks):
+    # The rounding of a Gramian weighs epsilon / distance^2 in an answer that is not continuous.
+    distance = 1e-4 if row.smooth else 0.1
+    for kind, jacobian in jacobians(num_tasks, num_tasks, distance):
         gramian = jacobian @ jacobian.T
         error = 1e-9 if kind in ("plain", "conflict") else 1e-6
         methods: dict[str, Weighting] = {}

@@ -1,0 +1,58 @@
+// IMTL-G (Liu et al., ICLR 2021, "Towards Impartial Multi-task Learning"): weights with sum 1 whose
+// update has the same projection on every task gradient.
+//
+// With the norms n, the cosine matrix C and x = C+ 1, the weights are x_i / n_i over their sum. Tasks
+// with a zero gradient leave the solve and get 0. Where C is singular, x makes the projections as
+// equal as they can be (kDegenerate). Where the sum, or x itself, is rounding, the answer is
+// 1 / n_i over its sum, as for orthogonal gradients (kDegenerate); without a gradient all are 0.
+#pragma once
+
+#include "cosines.h"
+#include "solver.h"
+
+namespace mtlfast {
+
+struct Imtlg {
+  static constexpr int num_options = 0;
+  static MTLFAST_HD int64 state_size(int) { return 0; }
+  static MTLFAST_HD int64 workspace(int num_tasks) { return Cosines::workspace(num_tasks); }
+
+  static MTLFAST_HD int run(const SolveArgs& args) { return run(args, nullptr, args.workspace); }
+
+  // For gradients r_i g_i with r = ratios (null: ones), the weights times r_i: what g_i itself gets.
+  static MTLFAST_HD int run(const SolveArgs& args, const double* ratios, double* workspace) {
+    const int num_tasks = args.num_tasks;
+    const Cosines cosines(num_tasks, args.gramian, nullptr, workspace);
+    bool settled = cosines.energy() > 0.0;
+    for (int i = 0; i < num_tasks; ++i) {
+      args.weights[i] = cosines.solution(i) * cosines.inverse_norm(i);
+    }
+    settled = settled && normalise(args.weights, ratios, num_tasks);
+    if (settled) {
+      if (!cosines.converged()) return kNotConverged;
+      return cosines.full_rank() ? kOk : kDegenerate;
+    }
+    for (int i = 0; i < num_tasks; ++i) args.weights[i] = cosines.inverse_norm(i);
+    if (!normalise(args.weights, ratios, num_tasks)) fill(args.weights, num_tasks, 0.0, kOk);
+    return kDegenerate;
+  }
+
+ private:
+  static constexpr double kCancelled = 16.0 * kEpsilon;  // of the sum, to K times that of the sizes
+
+  // Divides by the sum of w_i / r_i. False, and nothing done, where it is rounding.
+  static MTLFAST_HD bool normalise(double* weights, const double* ratios, int num_tasks) {
+    double total = 0.0;
+    double size = 0.0;
+    for (int i = 0; i < num_tasks; ++i) {
+      const double share = ratios != nullptr ? weights[i] / ratios[i] : weights[i];
+      total += share;
+      size += fabs(share);
+    }
+    if (!(fabs(total) > kCancelled * num_tasks * size) || !is_finite(size)) return false;
+    for (int i = 0; i < num_tasks; ++i) weights[i] /= total;
+    return true;
+  }
+};
+
+}  // namespace mtlfast
