@@ -14,10 +14,10 @@
 
 #define MTLFAST_SOLVERS(X)     \
   X("aligned_mtl", AlignedMtl) \
-  X("pcgrad", Pcgrad)          \
   X("cagrad", Cagrad)          \
   X("config", Config)          \
   X("gradnorm", Gradnorm)      \
   X("imtl", Imtl)              \
   X("imtlg", Imtlg)            \
-  X("krum", Krum)
+  X("krum", Krum)              \
+  X("pcgrad", Pcgrad)

@@ -1,6 +1,15 @@
 """The truth in tests: every operation in plain torch, written to be read, not to be fast."""
 
-from mtlfast.reference import aligned_mtl, cagrad, config, gradnorm, imtl, imtlg, krum, pcgrad
+from mtlfast.reference import (
+    aligned_mtl,
+    cagrad,
+    config,
+    gradnorm,
+    imtl,
+    imtlg,
+    krum,
+    pcgrad,
+)
 from mtlfast.reference.multi_tensor import combine, combine_, gramian
 from mtlfast.reference.scaffold import Solver
 
