@@ -1,13 +1,41 @@
 """The truth in tests: every operation in plain torch, written to be read, not to be fast."""
 
-from mtlfast.reference import cagrad, gradnorm, pcgrad
+from mtlfast.reference import (
+    cagrad,
+    cosmos,
+    dtp,
+    dwa,
+    famo,
+    gls,
+    gradnorm,
+    lbtw,
+    learned_scales,
+    pbi,
+    pcgrad,
+    rlw,
+    si,
+    stch,
+)
 from mtlfast.reference.multi_tensor import combine, combine_, gramian
 from mtlfast.reference.scaffold import Solver
 
 SOLVERS: dict[str, Solver] = {
     "cagrad": cagrad.solve,
+    "cosmos": cosmos.solve,
+    "dtp": dtp.solve,
+    "dwa": dwa.solve,
+    "famo": famo.solve,
+    "gls": gls.solve,
     "gradnorm": gradnorm.solve,
+    "imtll": learned_scales.imtll,
+    "lbtw": lbtw.solve,
+    "pbi": pbi.solve,
     "pcgrad": pcgrad.solve,
+    "random": rlw.solve,
+    "rlw": rlw.solve,
+    "si": si.solve,
+    "stch": stch.solve,
+    "uw": learned_scales.uw,
 }
 
 __all__ = ["SOLVERS", "combine", "combine_", "gramian"]
