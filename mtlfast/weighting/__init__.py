@@ -4,19 +4,46 @@ from mtlfast.weighting.base import REGISTRY, Weighting, get
 from mtlfast.weighting.cagrad import CAGrad
 from mtlfast.weighting.column_wise import ColumnWise
 from mtlfast.weighting.constant import Constant
+from mtlfast.weighting.cosmos import COSMOS
+from mtlfast.weighting.dtp import DTP
+from mtlfast.weighting.dwa import DWA
+from mtlfast.weighting.famo import FAMO
+from mtlfast.weighting.gls import GLS
 from mtlfast.weighting.gradnorm import GradNorm
+from mtlfast.weighting.imtll import IMTLL
+from mtlfast.weighting.lbtw import LBTW
 from mtlfast.weighting.mean import Mean
+from mtlfast.weighting.pbi import PBI
 from mtlfast.weighting.pcgrad import PCGrad
+from mtlfast.weighting.rlw import RLW, Random
+from mtlfast.weighting.scalarization import Scalarization
+from mtlfast.weighting.si import SI
+from mtlfast.weighting.stch import STCH
 from mtlfast.weighting.sum import Sum
+from mtlfast.weighting.uw import UW
 
 __all__ = [
+    "COSMOS",
+    "DTP",
+    "DWA",
+    "FAMO",
+    "GLS",
+    "IMTLL",
+    "LBTW",
+    "PBI",
     "REGISTRY",
+    "RLW",
+    "SI",
+    "STCH",
+    "UW",
     "CAGrad",
     "ColumnWise",
     "Constant",
     "GradNorm",
     "Mean",
     "PCGrad",
+    "Random",
+    "Scalarization",
     "Sum",
     "Weighting",
     "get",

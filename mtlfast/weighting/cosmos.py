@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
-from mtlfast.weighting import checks
+from mtlfast.weighting import checks, per_task
 from mtlfast.weighting.base import Call, Weighting
+from mtlfast.weighting.per_task import Numbers
 
 
 class COSMOS(Weighting):
@@ -52,12 +51,10 @@ class COSMOS(Weighting):
     needs_losses = True
     weights_losses = True
 
-    def __init__(
-        self, penalty: float = 1.0, preference: Sequence[float] | Tensor | None = None
-    ) -> None:
+    def __init__(self, penalty: float = 1.0, preference: Numbers | None = None) -> None:
         self.penalty = checks.number("penalty", penalty, 0)
-        self.preference = checks.preference(preference)
+        self.preference = per_task.preference(preference)
 
     def _weights(self, call: Call) -> Tensor:
-        wanted = checks.per_task("preference", self.preference, call.num_tasks, call.device)
+        wanted = per_task.vector("preference", self.preference, call.num_tasks, call.device)
         return self._solve(call, (self.penalty,), losses=call.losses, inputs=wanted)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import torch
 from torch import Tensor
 
 from mtlfast import ops
-from mtlfast.weighting import checks
+from mtlfast.weighting import checks, per_task
 from mtlfast.weighting.base import Call, Weighting
+from mtlfast.weighting.per_task import Scalars
 
 
 class DTP(Weighting):
@@ -51,8 +50,7 @@ class DTP(Weighting):
     name = "dtp"
     family = "loss"
     paper = (
-        "Dynamic Task Prioritization for Multitask Learning, "
-        "2018, doi 10.1007/978-3-030-01270-0_17"
+        "Dynamic Task Prioritization for Multitask Learning, 2018, doi 10.1007/978-3-030-01270-0_17"
     )
     needs_gramian = False
     weights_losses = True
@@ -65,13 +63,9 @@ class DTP(Weighting):
     def _weights(self, call: Call) -> Tensor:
         # The losses are not read: zeros tell the solver K, and a NaN in them is not its business.
         losses = torch.zeros(call.num_tasks, dtype=torch.float64, device=call.device)
-        return self._solve(
-            call, (self.gamma, self.alpha), losses=losses, state=self._flat(call)
-        )
+        return self._solve(call, (self.gamma, self.alpha), losses=losses, state=self._flat(call))
 
-    def observe(
-        self, kpi: Tensor | Sequence[Tensor | float] | Mapping[str, Tensor | float]
-    ) -> None:
+    def observe(self, kpi: Scalars) -> None:
         """Takes in new KPIs; they are read on the host.
 
         Args:
@@ -80,7 +74,7 @@ class DTP(Weighting):
         Raises:
             TypeError, ValueError: ``kpi`` are no K numbers in (0, 1]. The state is unchanged.
         """
-        values = checks.scalars("kpi", kpi)
+        values = per_task.scalars("kpi", kpi)
         for i, value in enumerate(values.tolist()):
             checks.share(f"kpi[{i}]", value)
         if self._state is not None and len(values) != self._state_tasks:

@@ -63,9 +63,7 @@ class DWA(Weighting):
         self.temperature = checks.number("temperature", temperature, 0, open_low=True)
 
     def _weights(self, call: Call) -> Tensor:
-        return self._solve(
-            call, (self.temperature,), losses=call.losses, state=self._flat(call)
-        )
+        return self._solve(call, (self.temperature,), losses=call.losses, state=self._flat(call))
 
     def end_epoch(self) -> None:
         """Ends the epoch: its mean losses are the last epoch's from now on.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import torch
 from torch import Tensor
 
 from mtlfast import ops
-from mtlfast.weighting import checks
+from mtlfast.weighting import checks, per_task
 from mtlfast.weighting.base import Call, Weighting
+from mtlfast.weighting.per_task import Numbers, Scalars
 
 
 class FAMO(Weighting):
@@ -76,7 +75,7 @@ class FAMO(Weighting):
         self,
         lr: float = 0.025,
         weight_decay: float = 1e-3,
-        min_losses: float | Sequence[float] | Tensor = 0.0,
+        min_losses: float | Numbers = 0.0,
     ) -> None:
         self.lr = checks.number("lr", lr, 0, open_low=True)
         self.weight_decay = checks.number("weight_decay", weight_decay, 0)
@@ -84,20 +83,16 @@ class FAMO(Weighting):
         self.min_losses: float | list[float] = (
             checks.number("min_losses", min_losses)
             if single
-            else checks.numbers("min_losses", min_losses)
+            else per_task.numbers("min_losses", min_losses)
         )
 
     def _weights(self, call: Call) -> Tensor:
         assert call.losses is not None  # _check has made sure
         options = (self.lr, self.weight_decay, 0.0)
         lowest = self._lowest(call)
-        return self._solve(
-            call, options, losses=call.losses, inputs=lowest, state=self._flat(call)
-        )
+        return self._solve(call, options, losses=call.losses, inputs=lowest, state=self._flat(call))
 
-    def observe(
-        self, losses: Tensor | Sequence[Tensor | float] | Mapping[str, Tensor | float]
-    ) -> None:
+    def observe(self, losses: Scalars) -> None:
         """Takes in the losses of the last call's batch after the step; the logits move.
 
         A second observation of the same step changes nothing.
@@ -109,7 +104,7 @@ class FAMO(Weighting):
             RuntimeError: there was no call before.
             TypeError, ValueError: ``losses`` are no K scalars. The state is unchanged.
         """
-        values = checks.scalars("losses", losses)
+        values = per_task.scalars("losses", losses)
         if self._state is None:
             raise RuntimeError("losses: expected a step before they are observed, found none")
         values = values.to(self._state.device)
@@ -125,7 +120,7 @@ class FAMO(Weighting):
 
     def _lowest(self, call: Call) -> Tensor | None:
         if isinstance(self.min_losses, list):
-            return checks.per_task("min_losses", self.min_losses, call.num_tasks, call.device)
+            return per_task.vector("min_losses", self.min_losses, call.num_tasks, call.device)
         if self.min_losses == 0.0:
             return None
         return torch.full(

@@ -70,7 +70,7 @@ class LearnedScales(Weighting):
             options = (self.lr or 0.0, float(self._optimizer), self.initial)
             return self._solve(call, options, losses=call.losses, state=self._flat(call))
         # A state made for this call: one call done, the scalars as they are, no moments. The solver
-        # leaves the slopes where the first moments would be, or zeros there if losses are not finite.
+        # leaves the slopes where the first moments would be; zeros stay if losses are not finite.
         k = call.num_tasks
         state = torch.zeros(1 + 3 * k, dtype=torch.float64, device=call.device)
         state[0] = 1.0

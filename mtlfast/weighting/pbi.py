@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
-from mtlfast.weighting import checks
+from mtlfast.weighting import checks, per_task
 from mtlfast.weighting.base import Call, Weighting
+from mtlfast.weighting.per_task import Numbers
 
 
 class PBI(Weighting):
@@ -58,19 +57,19 @@ class PBI(Weighting):
     def __init__(
         self,
         theta: float = 5.0,
-        preference: Sequence[float] | Tensor | None = None,
-        reference: Sequence[float] | Tensor | None = None,
+        preference: Numbers | None = None,
+        reference: Numbers | None = None,
     ) -> None:
         self.theta = checks.number("theta", theta, 0)
-        self.preference = checks.preference(preference)
-        self.reference = None if reference is None else checks.numbers("reference", reference)
+        self.preference = per_task.preference(preference)
+        self.reference = per_task.optional("reference", reference)
 
     def _weights(self, call: Call) -> Tensor:
         losses = call.losses
         assert losses is not None  # _check has made sure
         given = (call.num_tasks, call.device)
-        preference = checks.per_task("preference", self.preference, *given)
-        reference = checks.per_task("reference", self.reference, *given)
+        preference = per_task.vector("preference", self.preference, *given)
+        reference = per_task.vector("reference", self.reference, *given)
         if reference is not None:
             losses = losses - reference
         return self._solve(call, (self.theta,), losses=losses, inputs=preference)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mtlfast.weighting import checks
+from mtlfast.weighting import checks, per_task
 from mtlfast.weighting.base import Call, Weighting
 
 
@@ -58,7 +58,7 @@ class RLW(Weighting):
         normal = call.inputs.get("normal")
         rng = self._drawn(call) if normal is None else None
         if normal is not None:
-            normal = checks.vector("normal", normal, call.num_tasks, call.device)
+            normal = per_task.given("normal", normal, call.num_tasks, call.device)
         # The losses are not read: zeros tell the solver K, and a NaN in them is not its business.
         losses = torch.zeros(call.num_tasks, dtype=torch.float64, device=call.device)
         return self._solve(call, (), losses=losses, inputs=normal, rng=rng)

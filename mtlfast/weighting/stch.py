@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
-from mtlfast.weighting import checks
+from mtlfast.weighting import checks, per_task
 from mtlfast.weighting.base import Call, Weighting
+from mtlfast.weighting.per_task import Numbers
 
 
 class STCH(Weighting):
@@ -65,14 +64,14 @@ class STCH(Weighting):
     def __init__(
         self,
         mu: float = 1.0,
-        nadir: Sequence[float] | Tensor | None = None,
-        preference: Sequence[float] | Tensor | None = None,
-        reference: Sequence[float] | Tensor | None = None,
+        nadir: Numbers | None = None,
+        preference: Numbers | None = None,
+        reference: Numbers | None = None,
     ) -> None:
         self.mu = checks.number("mu", mu, 0, open_low=True)
-        self.nadir = None if nadir is None else checks.numbers("nadir", nadir, 0, open_low=True)
-        self.preference = checks.preference(preference)
-        self.reference = None if reference is None else checks.numbers("reference", reference)
+        self.nadir = per_task.optional("nadir", nadir, 0, open_low=True)
+        self.preference = per_task.preference(preference)
+        self.reference = per_task.optional("reference", reference)
         if self.nadir is not None and self.reference is not None:
             raise ValueError(f"reference: expected None beside a nadir, found {self.reference}")
 
@@ -80,9 +79,9 @@ class STCH(Weighting):
         losses = call.losses
         assert losses is not None  # _check has made sure
         given = (call.num_tasks, call.device)
-        nadir = checks.per_task("nadir", self.nadir, *given)
-        preference = checks.per_task("preference", self.preference, *given)
-        reference = checks.per_task("reference", self.reference, *given)
+        nadir = per_task.vector("nadir", self.nadir, *given)
+        preference = per_task.vector("preference", self.preference, *given)
+        reference = per_task.vector("reference", self.reference, *given)
         if nadir is not None:
             losses = losses / nadir
         if reference is not None:
