@@ -7,6 +7,7 @@
 //
 // options: lr, optimizer (0: Adam on bounded slopes, 1: SGD, 2: none; the slopes of this call are
 //          left where the first moments would be), s of the first call.
+// inputs:  with optimizer 2, s.
 // state:   [0] calls so far, then K each of s, first moment, second moment. All zeros is the fresh
 //          state.
 #pragma once
@@ -26,11 +27,12 @@ struct LearnedScales {
 
   static MTLFAST_HD int run(const SolveArgs& args) {
     const int num_tasks = args.num_tasks;
-    if (args.losses == nullptr || args.state == nullptr) {
-      return fill(args.weights, num_tasks, nan(""), kNonFinite);
-    }
     const double lr = args.options[0];
     const int optimizer = static_cast<int>(args.options[1]);
+    if (args.losses == nullptr || args.state == nullptr ||
+        (optimizer == 2 && args.inputs == nullptr)) {
+      return fill(args.weights, num_tasks, nan(""), kNonFinite);
+    }
     double* scalars = args.state + 1;
     double* first = scalars + num_tasks;
     double* second = first + num_tasks;
@@ -41,6 +43,7 @@ struct LearnedScales {
     int status = kOk;
     for (int i = 0; i < num_tasks; ++i) {
       const double loss = args.losses[i];
+      if (optimizer == 2) scalars[i] = args.inputs[i];
       const double factor = exp(kVariance ? -bounded(scalars[i]) : bounded(scalars[i]));
       args.weights[i] = kHalf * factor;
       if (optimizer == 2) first[i] = 0.0;

@@ -29,8 +29,9 @@ def _solve(problem: Problem, losses: Tensor, sign: float, half: float) -> tuple[
     """Weights ``half exp(sign s)``; s goes down ``half (exp(sign s) L - sign s)``.
 
     Options: ``lr``, ``optimizer`` (0: Adam on bounded slopes, 1: SGD, 2: none, the slopes are left
-    where the first moments would be), first ``s``. State ``[1 + 3 K]``: calls, then K each of s,
-    first and second moments. A task whose loss is not positive keeps its s (degenerate).
+    where the first moments would be), first ``s``. Inputs: s, without an optimizer. State
+    ``[1 + 3 K]``: calls, then K each of s, first and second moments. A task whose loss is not
+    positive keeps its s (degenerate).
     """
     lr, optimizer, initial = problem.options
     assert problem.state is not None
@@ -38,6 +39,8 @@ def _solve(problem: Problem, losses: Tensor, sign: float, half: float) -> tuple[
     if calls == 0:
         scalars.fill_(initial)
     calls += 1
+    if optimizer == _SLOPES and problem.inputs is not None:
+        scalars.copy_(problem.inputs)
     factor = (sign * scalars.clamp(-_LIMIT, _LIMIT)).exp()
     usable = positive(losses)
     scaled = (factor * losses).clamp(max=torch.finfo(torch.float64).max)

@@ -69,14 +69,13 @@ class LearnedScales(Weighting):
         if parameter is None:
             options = (self.lr or 0.0, float(self._optimizer), self.initial)
             return self._solve(call, options, losses=call.losses, state=self._flat(call))
-        # A state made for this call: one call done, the scalars as they are, no moments. The solver
-        # leaves the slopes where the first moments would be; zeros stay if losses are not finite.
-        k = call.num_tasks
-        state = torch.zeros(1 + 3 * k, dtype=torch.float64, device=call.device)
-        state[0] = 1.0
-        state[1 : 1 + k] = parameter.detach()
-        weights = self._solve(call, (0.0, 2.0, self.initial), losses=call.losses, state=state)
-        slopes = state[1 + k : 1 + 2 * k].to(parameter.device)
+        # The solver leaves the slopes in the state, where the first moments would be; zeros stay
+        # there if the losses are not finite.
+        state = self._flat(call).zero_()
+        scalars = parameter.detach().to(call.device)
+        options = (0.0, 2.0, self.initial)
+        weights = self._solve(call, options, losses=call.losses, inputs=scalars, state=state)
+        slopes = state[1 + call.num_tasks : 1 + 2 * call.num_tasks].to(parameter.device)
         parameter.grad = slopes.clone() if parameter.grad is None else parameter.grad.add_(slopes)
         return weights
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -49,13 +50,24 @@ def preference(value: object) -> list[float] | None:
 def vector(
     key: str, values: list[float] | None, num_tasks: int, device: torch.device
 ) -> Tensor | None:
-    """Checked numbers of an option as ``[K]`` float64 on the device of a call; or None."""
+    """Checked numbers of an option as ``[K]`` float64 on the device of a call, to be read; or None.
+
+    One assigned to the weighting since, such as a preference drawn anew for a step, may be any
+    sequence or tensor.
+    """
     if values is None:
         return None
-    if len(values) != num_tasks:
+    found = values if type(values) is list else numbers(key, values)
+    if len(found) != num_tasks:
         raise ValueError(
-            f"{key}: expected one number for each of the {num_tasks} tasks, found {len(values)}"
+            f"{key}: expected one number for each of the {num_tasks} tasks, found {len(found)}"
         )
+    return _tensor(tuple(found), device)
+
+
+@functools.lru_cache(maxsize=256)
+def _tensor(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Made once: a call is shorter than making a tensor of a list is worth."""
     return torch.tensor(values, dtype=torch.float64, device=device)
 
 

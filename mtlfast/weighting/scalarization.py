@@ -63,7 +63,7 @@ class Scalarization(Weighting):
             raise ValueError(f"fn: expected to return a scalar, found shape {list(value.shape)}")
         found = None
         if value.requires_grad:
-            (found,) = torch.autograd.grad(value.sum(), losses, allow_unused=True)
+            (found,) = torch.autograd.grad(value, losses, allow_unused=True)
         if found is None:
             raise ValueError(
                 "fn: expected a result that depends differentiably on the losses, "
