@@ -129,6 +129,17 @@ def test_famo_leaves_out_a_loss_that_is_not_above_its_minimum() -> None:
         assert_same(weighting.state_dict()[key], before[key])
 
 
+def test_famo_learns_among_the_others() -> None:
+    # Slopes of a softmax sum to 0, so a task that is left out must not move the mean.
+    weighting = FAMO(weight_decay=0.0)
+    weighting(None, vector(0.0, 1.0, 2.0))
+    weighting.observe([0.0, 0.9, 1.1])
+    slopes = weighting.state_dict()["exp_avg"]
+    assert_near(slopes.sum(), vector(0.0)[0])
+    assert float(slopes[0]) == 0
+    assert float(slopes[1]) < 0 < float(slopes[2])
+
+
 def test_famo_does_not_see_the_scale_of_a_loss() -> None:
     scale = vector(100.0, 1.0, 10.0)
     plain, scaled = FAMO(), FAMO()

@@ -51,6 +51,5 @@ def _solve(problem: Problem, losses: Tensor, sign: float, half: float) -> tuple[
         if optimizer == _ADAM:
             slope = slope / scaled.clamp(min=1.0)
             slope = adam(slope, first, second, calls, usable)
-        moved = (scalars - lr * slope).clamp(-_LIMIT, _LIMIT)
-        scalars.copy_(torch.where(usable, moved, scalars))
+        scalars.copy_((scalars - lr * slope).clamp(-_LIMIT, _LIMIT))
     return half * factor, scaffold.OK if bool(usable.all()) else scaffold.DEGENERATE
