@@ -146,7 +146,13 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
                 f"independent batch{'es' * (wanted > 1)}, found {len(other_batches) + 1}"
             )
         batches = [tasks, *(TaskLosses.read(other, tasks.names) for other in other_batches)]
-        params = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
+        apart = {id(p) for p in self.weighting.parameters()}  # the method itself sees to their grad
+        params = [
+            p
+            for group in self.param_groups
+            for p in group["params"]
+            if p.requires_grad and id(p) not in apart
+        ]
         if self.weighting.needs_task_grads or self.nonfinite != "propagate":
             self._balance(batches, params, inputs)
         else:

@@ -20,8 +20,20 @@ from torch import Tensor
 
 from mtlfast import ops
 from mtlfast.weighting import (
+    COSMOS,
+    DTP,
+    DWA,
+    FAMO,
+    GLS,
     IMTL,
     IMTLG,
+    IMTLL,
+    LBTW,
+    PBI,
+    RLW,
+    SI,
+    STCH,
+    UW,
     AlignedMTL,
     CAGrad,
     ColumnWise,
@@ -31,6 +43,8 @@ from mtlfast.weighting import (
     Krum,
     Mean,
     PCGrad,
+    Random,
+    Scalarization,
     Sum,
     Weighting,
 )
@@ -59,6 +73,7 @@ class Row:
     smooth: bool = True  # Jᵀw is continuous where gradients become dependent
     drawn: bool = False  # without `order` and the like the answer is random
     after: Callable[[Weighting], object] = lambda weighting: None  # called after every step
+    seen: Callable[[Tensor], Tensor] = lambda losses: losses  # what it gets of the stream's losses
 
     def __str__(self) -> str:
         return self.id
@@ -81,6 +96,28 @@ def _gradnorm(
 
 def _aligned(scale: Literal["min", "median", "rmse"]) -> Callable[[int], Weighting]:
     return lambda k: AlignedMTL(scale)
+
+
+def _stch(mu: float) -> Callable[[int], Weighting]:
+    return lambda k: STCH(mu)
+
+
+def _uneven(num_tasks: int) -> list[float]:
+    return [1.0 + i for i in range(num_tasks)]
+
+
+def _end_epoch(weighting: Weighting) -> None:
+    assert isinstance(weighting, (DWA, LBTW))
+    weighting.end_epoch()
+
+
+def _descend(weighting: Weighting) -> None:
+    """A step of an optimizer of the user's on learned scalars."""
+    assert isinstance(weighting, UW)
+    (parameter,) = weighting.parameters()
+    if parameter.grad is not None:
+        parameter.detach().sub_(0.1 * parameter.grad)
+    parameter.grad = None
 
 
 ROWS = [
@@ -163,6 +200,38 @@ ROWS = [
         symmetric=False,
         least=4,
     ),
+    Row("rlw", lambda k: RLW(), stateful=True, drawn=True),
+    Row("random", lambda k: Random(), stateful=True, drawn=True),
+    Row("uw", lambda k: UW(), alone=0.5, stateful=True),
+    Row("uw-sgd", lambda k: UW(0.1, "sgd"), stream="uw_w_sgd0.1", alone=0.5, stateful=True),
+    Row(
+        "uw-parameters",
+        lambda k: UW(None, num_tasks=k),
+        stream="uw_w_sgd0.1",
+        alone=0.5,
+        stateful=True,
+        after=_descend,
+    ),
+    Row("imtll", lambda k: IMTLL(), stateful=True),
+    Row("imtll-sgd", lambda k: IMTLL(0.01, "sgd"), stream="imtll_w_sgd0.01", stateful=True),
+    Row("dwa", lambda k: DWA(), stream="dwa_w", stateful=True, after=_end_epoch),
+    Row("famo", lambda k: FAMO(), stream="famo_w", stateful=True),
+    Row("famo-min-losses", lambda k: FAMO(0.1, 0.0, [0.05] * k), stateful=True),
+    *(
+        Row(f"stch-{mu}", _stch(mu), stream=f"stch_w_mu{mu}", seen=torch.log)
+        for mu in (0.01, 0.1, 1.0)
+    ),
+    Row("stch-nadir", lambda k: STCH(0.5, [2.0] * k)),
+    Row("gls", lambda k: GLS(), stream="gls_w"),
+    Row("si", lambda k: SI()),
+    Row("cosmos", lambda k: COSMOS()),
+    Row("cosmos-preference", lambda k: COSMOS(0.5, _uneven(k)), symmetric=False),
+    Row("pbi", lambda k: PBI()),
+    Row("pbi-preference", lambda k: PBI(2.0, _uneven(k), [0.1] * k), symmetric=False),
+    Row("lbtw", lambda k: LBTW(), stateful=True),
+    Row("lbtw-epochs", lambda k: LBTW(2.0), stateful=True, after=_end_epoch),
+    Row("dtp", lambda k: DTP()),
+    Row("scalarization", lambda k: Scalarization(max)),
 ]
 
 

@@ -361,7 +361,8 @@ def test_wrong_input_is_named(row: Row) -> None:
     if weighting.needs_gramian:
         wrong.append(("gramian", ValueError, {"gramian": None}))
     else:
-        wrong.append(("gramian", ValueError, {"gramian": None, "losses": None}))
+        missing = "losses" if weighting.needs_losses else "gramian"
+        wrong.append((missing, ValueError, {"gramian": None, "losses": None}))
     if weighting.needs_losses:
         wrong.append(("losses", ValueError, {"losses": None}))
     if "order" in weighting.inputs:

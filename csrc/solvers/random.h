@@ -1,4 +1,4 @@
-// Counter-based random permutations: the same integers on the host, on the device and in Python.
+// Counter-based random numbers: the same on the host, on the device and in Python.
 #pragma once
 
 #include "solver.h"
@@ -19,6 +19,18 @@ MTLFAST_HD uint64 random_bits(const int64* rng, int row, int position) {
   hash = mix_bits(hash ^ static_cast<uint64>(rng[1]));
   hash = mix_bits(hash ^ static_cast<uint64>(row));
   return mix_bits(hash ^ static_cast<uint64>(position));
+}
+
+// Uniform over the 2^53 multiples of 2^-53 in (0, 1], own to (rng, row, position).
+MTLFAST_HD double draw_uniform(const int64* rng, int row, int position) {
+  const uint64 steps = (random_bits(rng, row, position) >> 11) + 1;
+  return static_cast<double>(steps) * 1.1102230246251565e-16;
+}
+
+// Standard normal after Box and Muller, own to (rng, position).
+MTLFAST_HD double draw_normal(const int64* rng, int position) {
+  const double radius = sqrt(-2.0 * log(draw_uniform(rng, 0, position)));
+  return radius * cos(6.283185307179586 * draw_uniform(rng, 1, position));
 }
 
 // Fisher-Yates: order[0 .. count) becomes a permutation of 0 .. count-1, own to (rng, row). Drawing

@@ -6,18 +6,42 @@
 #include "alignedmtl.h"
 #include "cagrad.h"
 #include "config.h"
+#include "cosmos.h"
+#include "dtp.h"
+#include "dwa.h"
+#include "famo.h"
+#include "gls.h"
 #include "gradnorm.h"
 #include "imtl.h"
 #include "imtlg.h"
 #include "krum.h"
+#include "lbtw.h"
+#include "learned_scales.h"
+#include "pbi.h"
 #include "pcgrad.h"
+#include "rlw.h"
+#include "si.h"
+#include "stch.h"
 
 #define MTLFAST_SOLVERS(X)     \
   X("aligned_mtl", AlignedMtl) \
   X("cagrad", Cagrad)          \
   X("config", Config)          \
+  X("cosmos", Cosmos)          \
+  X("dtp", Dtp)                \
+  X("dwa", Dwa)                \
+  X("famo", Famo)              \
+  X("gls", Gls)                \
   X("gradnorm", Gradnorm)      \
   X("imtl", Imtl)              \
   X("imtlg", Imtlg)            \
+  X("imtll", Imtll)            \
   X("krum", Krum)              \
-  X("pcgrad", Pcgrad)
+  X("lbtw", Lbtw)              \
+  X("pbi", Pbi)                \
+  X("pcgrad", Pcgrad)          \
+  X("random", Random)          \
+  X("rlw", Rlw)                \
+  X("si", Si)                  \
+  X("stch", Stch)              \
+  X("uw", Uw)

@@ -165,3 +165,18 @@ def draw_orders(seed: int, counter: int, num_tasks: int) -> Tensor:
             order[position], order[other] = order[other], order[position]
         rows.append(order)
     return torch.tensor(rows, dtype=torch.int64).reshape(num_tasks, num_tasks)
+
+
+def draw_normals(seed: int, counter: int, num_tasks: int) -> Tensor:
+    """The ``[K]`` standard normal float64 numbers that a solver draws without any given.
+
+    They are a pure function of the arguments of :func:`draw_orders`, by Box and Muller's formula as
+    in ``csrc/solvers/random.h``.
+    """
+    call = _mix(_mix(seed & _MASK) ^ (counter & _MASK))
+    numbers = []
+    for position in range(num_tasks):
+        # Two uniform numbers, multiples of 2^-53 in (0, 1].
+        one, other = (((_mix(_mix(call ^ row) ^ position) >> 11) + 1) * 2.0**-53 for row in (0, 1))
+        numbers.append(math.sqrt(-2.0 * math.log(one)) * math.cos(2.0 * math.pi * other))
+    return torch.tensor(numbers, dtype=torch.float64)

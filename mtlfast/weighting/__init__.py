@@ -6,18 +6,43 @@ from mtlfast.weighting.cagrad import CAGrad
 from mtlfast.weighting.column_wise import ColumnWise
 from mtlfast.weighting.config import ConFIG
 from mtlfast.weighting.constant import Constant
+from mtlfast.weighting.cosmos import COSMOS
+from mtlfast.weighting.dtp import DTP
+from mtlfast.weighting.dwa import DWA
+from mtlfast.weighting.famo import FAMO
+from mtlfast.weighting.gls import GLS
 from mtlfast.weighting.gradnorm import GradNorm
 from mtlfast.weighting.imtl import IMTL
 from mtlfast.weighting.imtlg import IMTLG
+from mtlfast.weighting.imtll import IMTLL
 from mtlfast.weighting.krum import Krum
+from mtlfast.weighting.lbtw import LBTW
 from mtlfast.weighting.mean import Mean
+from mtlfast.weighting.pbi import PBI
 from mtlfast.weighting.pcgrad import PCGrad
+from mtlfast.weighting.rlw import RLW, Random
+from mtlfast.weighting.scalarization import Scalarization
+from mtlfast.weighting.si import SI
+from mtlfast.weighting.stch import STCH
 from mtlfast.weighting.sum import Sum
+from mtlfast.weighting.uw import UW
 
 __all__ = [
+    "COSMOS",
+    "DTP",
+    "DWA",
+    "FAMO",
+    "GLS",
     "IMTL",
     "IMTLG",
+    "IMTLL",
+    "LBTW",
+    "PBI",
     "REGISTRY",
+    "RLW",
+    "SI",
+    "STCH",
+    "UW",
     "AlignedMTL",
     "CAGrad",
     "ColumnWise",
@@ -27,6 +52,8 @@ __all__ = [
     "Krum",
     "Mean",
     "PCGrad",
+    "Random",
+    "Scalarization",
     "Sum",
     "Weighting",
     "get",

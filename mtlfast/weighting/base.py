@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from mtlfast import ops
 from mtlfast.ops import TaskGrads
@@ -204,6 +205,10 @@ class Weighting(ABC):
             if seed is None:
                 seed = int(torch.randint(-(2**63), 2**63 - 1, ()))
             self._rng = torch.tensor([seed, 0], dtype=torch.int64, device=device)
+
+    def parameters(self) -> Iterator[Parameter]:
+        """Learned numbers that an optimizer of the user's moves; most methods have none."""
+        return iter(())
 
     def snapshot(self) -> dict[str, Any]:
         """Everything this weighting is, for :meth:`restore`; made without a synchronisation."""

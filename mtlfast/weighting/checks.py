@@ -28,6 +28,23 @@ def number(
     return float(value)
 
 
+def share(key: str, value: object) -> float:
+    """``value`` as a float in ``(0, 1]``."""
+    found = number(key, value)
+    if not 0.0 < found <= 1.0:
+        raise ValueError(f"{key}: expected a number in (0, 1], found {value}")
+    return found
+
+
+def count(key: str, value: object, low: int) -> int:
+    """``value`` as an integer of at least ``low``."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{key}: expected an int, found {type(value).__name__}")
+    if value < low:
+        raise ValueError(f"{key}: expected an int of at least {low}, found {value}")
+    return value
+
+
 def choice(key: str, value: object, choices: Sequence[str | int]) -> int:
     """Position of ``value`` among ``choices``."""
     for position, known in enumerate(choices):
