@@ -18,7 +18,7 @@ BENCH_STAMP  := $(VENV)/.bench
 CXX_FILES      := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' 2>/dev/null)
 NATIVE_SOURCES := CMakeLists.txt setup.py $(wildcard cmake/*) $(shell find csrc -type f 2>/dev/null)
 
-.PHONY: help demo test bench lint format types docs build clean FORCE
+.PHONY: help demo test peers bench lint format types docs build clean FORCE
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -31,6 +31,9 @@ demo: $(NATIVE_STAMP) ## train MultiDigits with equal weights, PCGrad, CAGrad an
 
 test: $(NATIVE_STAMP) ## run the tests
 	@$(BIN)/python -m pytest $(ARGS)
+
+peers: $(NATIVE_STAMP) $(BENCH_STAMP) ## compare with TorchJD and conflictfree
+	@$(BIN)/python -m pytest tests/test_peers.py tests/test_docs.py $(ARGS)
 
 bench: $(NATIVE_STAMP) $(BENCH_STAMP) ## run the benchmarks
 	@$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-quiet --quiet --out benchmarks/results/cpu.json $(ARGS)

@@ -105,16 +105,18 @@ def _split(text: str) -> tuple[list[str], dict[str, list[str]]]:
 
 
 def _paragraphs(lines: list[str]) -> list[str]:
-    """Paragraphs as single lines; what is indented below a ``::`` as a fenced block."""
+    """Paragraphs as single lines; indented ones as fenced blocks, of Python below a ``::``."""
     blocks = [block for block in re.split(r"\n\s*\n", "\n".join(lines)) if block.strip()]
     found: list[str] = []
+    fence = "```text"
     for block in blocks:
         if not block.startswith(" "):
+            fence = "```python" if block.endswith("::") else "```text"
             found.append(re.sub(r"::$", ":", " ".join(block.split())))
-        elif found and found[-1].startswith("```"):  # a blank line within the code
+        elif found and found[-1].startswith("```"):  # a blank line within the block
             found[-1] = found[-1].removesuffix("```") + "\n" + _dedent(block) + "\n```"
         else:
-            found.append(f"```python\n{_dedent(block)}\n```")
+            found.append(f"{fence}\n{_dedent(block)}\n```")
     return found
 
 
@@ -134,13 +136,15 @@ def _assign(paragraph: str, where: str) -> list[tuple[str, str]]:
     ):
         if paragraph.startswith(start):
             where = section
-            paragraph = paragraph.removeprefix(start) if start.endswith(":") else paragraph
+            if start.endswith(":"):
+                paragraph = paragraph.removeprefix(start).strip()
+                paragraph = paragraph[:1].upper() + paragraph[1:]
             break
     else:
         if where == "Notes" and PEERS.search(paragraph):
             where = "Other implementations"
     found: list[tuple[str, str]] = []
-    for sentence in SENTENCE.split(paragraph.strip()):
+    for sentence in SENTENCE.split(paragraph):
         if sentence in ("No state.", "No options."):
             continue
         if sentence.startswith("Use it "):
@@ -150,7 +154,7 @@ def _assign(paragraph: str, where: str) -> list[tuple[str, str]]:
         if found and found[-1][0] == where:
             found[-1] = (where, f"{found[-1][1]} {sentence}")
         else:
-            found.append((where, sentence[:1].upper() + sentence[1:]))
+            found.append((where, sentence))
     return found
 
 

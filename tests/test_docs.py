@@ -132,6 +132,12 @@ def test_docstring_is_taken_apart(load: Callable[[str], Any]) -> None:
 
             more = 2
 
+        So, with ``c``,
+
+            a <- b c,
+
+        it is.
+
         Shapes: gramian -> weights. No state.
 
         A remark. As TorchJD's it is.
@@ -157,7 +163,13 @@ def test_docstring_is_taken_apart(load: Callable[[str], Any]) -> None:
     )
     assert read.summary == "One line."
     assert read.sections == {
-        "Formula": ["The formula, over two lines:", "```python\ncode = 1\n\nmore = 2\n```"],
+        "Formula": [
+            "The formula, over two lines:",
+            "```python\ncode = 1\n\nmore = 2\n```",
+            "So, with `c`,",
+            "```text\na <- b c,\n```",
+            "it is.",
+        ],
         "Shapes": ["Gramian → weights."],
         "Other implementations": ["A remark. As TorchJD's it is."],
         "Notes": ["Only a remark."],
