@@ -228,9 +228,8 @@ def options(cls: type[Weighting], read: docstring.Docstring) -> list[str]:
         return []
     rows = ["| option | type | default | |", "|---|---|---|---|"]
     for p in found:
-        kind = re.sub(
-            r"Literal\[([^\]]*)\]", lambda m: m[1].replace(", ", " | "), str(p.annotation)
-        )
+        kind = re.sub(r"Literal\[(.*?)\]", lambda m: m[1].replace(", ", " | "), str(p.annotation))
+        kind = kind.replace("Numbers", "Sequence[float] | Tensor")
         default = "required" if p.default is p.empty else f"`{code(p.default)}`"
         cells = [f"`{p.name}`", f"`{kind}`".replace("'", '"'), default, read.arguments[p.name]]
         rows.append("| " + " | ".join(map(cell, cells)) + " |")
@@ -257,9 +256,9 @@ def own_methods(cls: type[Weighting], links: dict[str, str]) -> list[str]:
         read = docstring.read(function.__doc__, links)
         found.append(f"`{name}({', '.join(words)})`: {read.summary}")
         found += [text for blocks in read.sections.values() for text in blocks]
-        for entries in (read.arguments, read.errors):
-            if entries:
-                found.append("\n".join(f"- `{key}`: {text}" for key, text in entries.items()))
+        entries = [f"- `{key}`: {text}" for key, text in read.arguments.items()]
+        entries += [f"- raises `{key}`: {text}" for key, text in read.errors.items()]
+        found += ["\n".join(entries)] if entries else []
     return found
 
 

@@ -236,8 +236,9 @@ def world() -> dict[str, Any]:
         "adam": torch.optim.Adam(model.parameters()),
         "last_layer": model.trunk[-1],
         "model_losses": model_losses,
-        "losses": model_losses(batches[0]),
         "loader": list(batches),
+        "epochs": 2,
+        "accuracies": [0.9, 0.7, 0.8],
         "batch": batches[0],
         "second_batch": batches[1],
         "third_batch": batches[2],
@@ -258,6 +259,7 @@ def test_examples_run(page: Path) -> None:
     names = world()
     for peer, code in examples(page):
         compiled = compile(code, str(page), "exec")
+        names["losses"] = names["model_losses"](names["batch"])
         if not peer or importlib.util.find_spec(peer) is not None:
             exec(compiled, names)
 
