@@ -18,7 +18,7 @@ BENCH_STAMP  := $(VENV)/.bench
 CXX_FILES      := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' 2>/dev/null)
 NATIVE_SOURCES := CMakeLists.txt setup.py $(wildcard cmake/*) $(shell find csrc -type f 2>/dev/null)
 
-.PHONY: help demo test bench lint format types build clean FORCE
+.PHONY: help demo test peers bench lint format types docs build clean FORCE
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -31,6 +31,9 @@ demo: $(NATIVE_STAMP) ## train MultiDigits with equal weights, PCGrad, CAGrad an
 
 test: $(NATIVE_STAMP) ## run the tests
 	@$(BIN)/python -m pytest $(ARGS)
+
+peers: $(NATIVE_STAMP) $(BENCH_STAMP) ## compare with TorchJD and conflictfree
+	@$(BIN)/python -m pytest tests/test_peers.py tests/test_docs.py $(ARGS)
 
 bench: $(NATIVE_STAMP) $(BENCH_STAMP) ## run the benchmarks
 	@$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-quiet --quiet --out benchmarks/results/cpu.json $(ARGS)
@@ -46,7 +49,10 @@ format: $(DEV_STAMP) ## rewrite the sources in the project's style
 	@$(BIN)/clang-format -i $(CXX_FILES)
 
 types: $(DEV_STAMP) ## check the types: mypy --strict
-	@$(BIN)/mypy $(wildcard mtlfast tests benchmarks examples)
+	@$(BIN)/mypy $(wildcard mtlfast tests docs benchmarks examples)
+
+docs: $(NATIVE_STAMP) ## write docs/methods from the docstrings
+	@$(BIN)/python docs/generate.py $(ARGS)
 
 build: $(NATIVE_STAMP) $(DEV_STAMP) ## build sdist and wheel in dist/
 	@rm -rf dist

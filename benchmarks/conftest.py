@@ -21,6 +21,7 @@ THREADS = 2
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--out", type=Path, help="write the table to this file, as JSON")
+    parser.addoption("--rounds", type=int, help="at most so many rounds: a look, no measurement")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -79,8 +80,9 @@ class Interleaved:
     round are comparable, so ratios are formed per round before their median is taken.
     """
 
-    def __init__(self, benchmark: Any) -> None:
+    def __init__(self, benchmark: Any, most: int | None = None) -> None:
         self.benchmark = benchmark
+        self.most = most  # rounds, whatever a benchmark asks for
         self.others = 0.0  # CPUs that other processes kept busy during the last call
 
     def __call__(
@@ -88,6 +90,8 @@ class Interleaved:
     ) -> Samples:
         """Samples ``[rounds]`` of each variant; a variant returns its own figure, say seconds."""
         samples: dict[str, list[float]] = {name: [] for name in variants}
+        if self.most is not None:
+            rounds, warmup = min(rounds, self.most), 1
 
         def one_round() -> None:
             for name, variant in variants.items():
@@ -101,8 +105,8 @@ class Interleaved:
 
 
 @pytest.fixture
-def interleaved(benchmark: Any) -> Interleaved:
-    return Interleaved(benchmark)
+def interleaved(benchmark: Any, request: pytest.FixtureRequest) -> Interleaved:
+    return Interleaved(benchmark, request.config.getoption("--rounds"))
 
 
 def _busy_seconds() -> float:

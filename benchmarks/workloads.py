@@ -38,12 +38,17 @@ def task_gradients(num_tasks: int, total: int, seed: int = 0) -> list[list[Tenso
 
 
 def gramians(num_tasks: int, count: int = 16) -> list[Tensor]:
-    """``count`` Gramians ``[K, K]`` float64 of gradients in 2K dimensions, with many conflicts."""
+    """``count`` Gramians ``[K, K]`` float64 of :func:`jacobians`."""
+    return [jacobian @ jacobian.T for jacobian in jacobians(num_tasks, count)]
+
+
+def jacobians(num_tasks: int, count: int = 16) -> list[Tensor]:
+    """``count`` Jacobians ``[K, 2K]`` float64 with many conflicts."""
     generator = torch.Generator().manual_seed(num_tasks)
     shape = (count, num_tasks, 2 * num_tasks)
-    jacobians = torch.randn(shape, generator=generator, dtype=torch.float64)
-    jacobians[..., 0] += 0.5  # something in common: zero is not among their mixtures
-    return [jacobian @ jacobian.T for jacobian in jacobians]
+    found = torch.randn(shape, generator=generator, dtype=torch.float64)
+    found[..., 0] += 0.5  # something in common: zero is not among their mixtures
+    return list(found)
 
 
 class MultiTaskModel(nn.Module):

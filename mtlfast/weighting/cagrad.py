@@ -29,8 +29,9 @@ class CAGrad(Weighting):
     Degenerate (see ``status``): the mean gradient is zero, or the best g_w is, which happens where
     0 is in the convex hull of the gradients. Then ``d = g0``, scaled like any other answer; always
     ``|d| <= (1 + c) |g0|`` before rescaling. A task with a zero gradient leaves the solve, counts
-    in the mean and gets weight 1/K. With c = 0 the answer is the mean. It fails where c is too
-    small for the conflict: the update may then still oppose a task.
+    in the mean and gets weight 1/K. With c = 0 the answer is the mean. Use it where the worst task
+    counts, under conflict and under imbalance. It fails where c is too small for the conflict: the
+    update may then still oppose a task.
 
     Args:
         c: radius of the ball relative to ``|g0|``, in [0, 1). Default 0.5; 0.4 is common too.

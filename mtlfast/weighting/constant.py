@@ -15,7 +15,8 @@ class Constant(Weighting):
     """Fixed weights: ``w = weights``.
 
     Shapes: gramian ``[K, K]`` or losses ``[K]``, one of them to give K -> weights ``[K]`` float64.
-    No state, never degenerate. It fails where the best weights change during training, and the
+    No state, never degenerate. Use it where good weights are known, or as the baseline whose
+    weights were searched for. It fails where the best weights change during training, and the
     search for them costs one training run per try.
 
     Args:

@@ -18,7 +18,7 @@ class DTP(Weighting):
     are those of the focal loss: ``w_i = -(1 - k_i)^gamma log k_i``. The caller hands over new KPIs
     whenever there are some, and ``k <- alpha * kpi + (1 - alpha) * k``::
 
-        optimizer.weighting.observe([accuracy_a, accuracy_b])
+        optimizer.weighting.observe(accuracies)  # K numbers
 
     The first KPIs are taken as they are. Before them all weights are 1.
 

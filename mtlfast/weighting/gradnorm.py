@@ -35,8 +35,9 @@ class GradNorm(Weighting):
 
     Degenerate (see ``status``): every weighted norm is zero; nothing is updated. A loss that starts
     at zero has rate 1 until it is nonzero, which then is its L0. Non-finite losses, like a
-    non-finite Gramian, give NaN weights and leave the state alone. It fails where the losses reach
-    zero or change sign, since the rates are ratios; and it moves by ``lr`` a step, not at once.
+    non-finite Gramian, give NaN weights and leave the state alone. Use it where all tasks should
+    train at one rate, with steps that weigh them smoothly. It fails where the losses reach zero or
+    change sign, since the rates are ratios; and it moves by ``lr`` a step, not at once.
 
     State: number of updates, weights or logits, initial losses, Adam's moments.
 

@@ -14,8 +14,9 @@ class Mean(Weighting):
     Shapes: gramian ``[K, K]`` or losses ``[K]``, one of them to give K -> weights ``[K]`` float64.
     No options, no state, never degenerate.
 
-    The same direction as :class:`~mtlfast.weighting.sum.Sum` at a step shorter by K, with the same
-    failures; under Adam the two train alike. It reproduces TorchJD's ``Mean``.
+    The same direction as :class:`~mtlfast.weighting.sum.Sum` at a step shorter by K; under Adam the
+    two train alike. It reproduces TorchJD's ``Mean``. Use it where the step should not grow with
+    the number of tasks. It fails where ``Sum`` does.
     """
 
     name = "mean"

@@ -28,8 +28,9 @@ class PCGrad(Weighting):
     to ``|g_j|²``; nothing is added here, so the answer does not depend on the scale.
 
     Never degenerate: zero gradients conflict with nobody, exactly opposite ones cancel. With K = 2
-    no task is opposed by the update; with more a later projection can undo an earlier one. It fails
-    where the gradients differ much in length: conflicts are removed, the imbalance stays.
+    no task is opposed by the update; with more a later projection can undo an earlier one. Use it
+    where gradients of similar length conflict. It fails where the gradients differ much in length:
+    conflicts are removed, the imbalance stays.
 
     State: seed and counter of the random orders.
 

@@ -15,8 +15,9 @@ class Sum(Weighting):
     No options, no state, never degenerate.
 
     "Equal weighting" is this sum in the methods' own code and in LibMTL; TorchJD has both this and
-    :class:`~mtlfast.weighting.mean.Mean`. It fails where the task gradients differ much in length,
-    because the longest decides, and where they conflict.
+    :class:`~mtlfast.weighting.mean.Mean`. Use it as the baseline, and where losses of one scale
+    agree. It fails where the task gradients differ much in length, because the longest decides, and
+    where they conflict.
     """
 
     name = "sum"
