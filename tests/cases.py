@@ -19,7 +19,20 @@ import torch
 from torch import Tensor
 
 from mtlfast import ops
-from mtlfast.weighting import CAGrad, ColumnWise, Constant, GradNorm, Mean, PCGrad, Sum, Weighting
+from mtlfast.weighting import (
+    MGDA,
+    PCD,
+    CAGrad,
+    ColumnWise,
+    Constant,
+    DualProj,
+    GradNorm,
+    Mean,
+    PCGrad,
+    Sum,
+    UPGrad,
+    Weighting,
+)
 
 BACKENDS = ("native", "reference")
 
@@ -98,6 +111,22 @@ ROWS = [
         bound=1.4,
     ),
     Row("cagrad-rescale2", _cagrad(0.4, 2), "cagrad_c0.4", factor=lambda k: 1 / 1.4, bound=1.4),
+    Row("mgda", lambda k: MGDA(), "mgda", opposes_none=True),
+    Row("mgda-l2", lambda k: MGDA("l2"), alone=0.5, scale_free=False),
+    Row("mgda-loss", lambda k: MGDA("loss")),
+    Row("mgda-loss+", lambda k: MGDA("loss+"), alone=0.5, scale_free=False),
+    Row("upgrad", lambda k: UPGrad(), "upgrad", opposes_none=True),
+    Row("upgrad-ones", lambda k: UPGrad([1.0] * k), "upgrad", factor=lambda k: k),
+    Row("dualproj", lambda k: DualProj(), "dualproj", opposes_none=True),
+    Row("dualproj-ones", lambda k: DualProj([1.0] * k), "dualproj", factor=lambda k: k),
+    Row("pcd", lambda k: PCD(), "pcd_tau0.02_eps0", stateful=True, symmetric=False),
+    Row(
+        "pcd-taus",
+        lambda k: PCD([i / k for i in range(1, k)], beta=0.9),
+        stateful=True,
+        symmetric=False,
+    ),
+    Row("pcd-eps", lambda k: PCD(eps=1e-8), stateful=True, scale_free=False, symmetric=False),
     Row("gradnorm", _gradnorm(), stateful=True),
     Row("gradnorm-softmax", _gradnorm(parametrization="softmax"), stateful=True),
     *(
