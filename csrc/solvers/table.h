@@ -8,6 +8,7 @@
 #include "config.h"
 #include "cosmos.h"
 #include "dtp.h"
+#include "dualproj.h"
 #include "dwa.h"
 #include "famo.h"
 #include "gls.h"
@@ -17,11 +18,14 @@
 #include "krum.h"
 #include "lbtw.h"
 #include "learned_scales.h"
+#include "mgda.h"
 #include "pbi.h"
+#include "pcd.h"
 #include "pcgrad.h"
 #include "rlw.h"
 #include "si.h"
 #include "stch.h"
+#include "upgrad.h"
 
 #define MTLFAST_SOLVERS(X)     \
   X("aligned_mtl", AlignedMtl) \
@@ -29,6 +33,7 @@
   X("config", Config)          \
   X("cosmos", Cosmos)          \
   X("dtp", Dtp)                \
+  X("dualproj", Dualproj)      \
   X("dwa", Dwa)                \
   X("famo", Famo)              \
   X("gls", Gls)                \
@@ -38,10 +43,13 @@
   X("imtll", Imtll)            \
   X("krum", Krum)              \
   X("lbtw", Lbtw)              \
+  X("mgda", Mgda)              \
   X("pbi", Pbi)                \
+  X("pcd", Pcd)                \
   X("pcgrad", Pcgrad)          \
   X("random", Random)          \
   X("rlw", Rlw)                \
   X("si", Si)                  \
   X("stch", Stch)              \
+  X("upgrad", Upgrad)          \
   X("uw", Uw)

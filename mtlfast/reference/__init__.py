@@ -6,6 +6,7 @@ from mtlfast.reference import (
     config,
     cosmos,
     dtp,
+    dualproj,
     dwa,
     famo,
     gls,
@@ -15,11 +16,14 @@ from mtlfast.reference import (
     krum,
     lbtw,
     learned_scales,
+    mgda,
     pbi,
+    pcd,
     pcgrad,
     rlw,
     si,
     stch,
+    upgrad,
 )
 from mtlfast.reference.multi_tensor import combine, combine_, gramian
 from mtlfast.reference.scaffold import Solver
@@ -30,6 +34,7 @@ SOLVERS: dict[str, Solver] = {
     "config": config.solve,
     "cosmos": cosmos.solve,
     "dtp": dtp.solve,
+    "dualproj": dualproj.solve,
     "dwa": dwa.solve,
     "famo": famo.solve,
     "gls": gls.solve,
@@ -39,12 +44,15 @@ SOLVERS: dict[str, Solver] = {
     "imtll": learned_scales.imtll,
     "krum": krum.solve,
     "lbtw": lbtw.solve,
+    "mgda": mgda.solve,
     "pbi": pbi.solve,
+    "pcd": pcd.solve,
     "pcgrad": pcgrad.solve,
     "random": rlw.solve,
     "rlw": rlw.solve,
     "si": si.solve,
     "stch": stch.solve,
+    "upgrad": upgrad.solve,
     "uw": learned_scales.uw,
 }
 

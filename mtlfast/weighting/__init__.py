@@ -8,6 +8,7 @@ from mtlfast.weighting.config import ConFIG
 from mtlfast.weighting.constant import Constant
 from mtlfast.weighting.cosmos import COSMOS
 from mtlfast.weighting.dtp import DTP
+from mtlfast.weighting.dualproj import DualProj
 from mtlfast.weighting.dwa import DWA
 from mtlfast.weighting.famo import FAMO
 from mtlfast.weighting.gls import GLS
@@ -18,13 +19,16 @@ from mtlfast.weighting.imtll import IMTLL
 from mtlfast.weighting.krum import Krum
 from mtlfast.weighting.lbtw import LBTW
 from mtlfast.weighting.mean import Mean
+from mtlfast.weighting.mgda import MGDA
 from mtlfast.weighting.pbi import PBI
+from mtlfast.weighting.pcd import PCD
 from mtlfast.weighting.pcgrad import PCGrad
 from mtlfast.weighting.rlw import RLW, Random
 from mtlfast.weighting.scalarization import Scalarization
 from mtlfast.weighting.si import SI
 from mtlfast.weighting.stch import STCH
 from mtlfast.weighting.sum import Sum
+from mtlfast.weighting.upgrad import UPGrad
 from mtlfast.weighting.uw import UW
 
 __all__ = [
@@ -37,7 +41,9 @@ __all__ = [
     "IMTLG",
     "IMTLL",
     "LBTW",
+    "MGDA",
     "PBI",
+    "PCD",
     "REGISTRY",
     "RLW",
     "SI",
@@ -48,6 +54,7 @@ __all__ = [
     "ColumnWise",
     "ConFIG",
     "Constant",
+    "DualProj",
     "GradNorm",
     "Krum",
     "Mean",
@@ -55,6 +62,7 @@ __all__ = [
     "Random",
     "Scalarization",
     "Sum",
+    "UPGrad",
     "Weighting",
     "get",
 ]
