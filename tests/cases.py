@@ -72,6 +72,7 @@ class Row:
     bound: float = float("inf")  # |d| <= bound |g0| wherever the answer is degenerate, for factor 1
     stateful: bool = False  # a call changes the state
     scale_free: bool = True  # the same weights for s J
+    loss_scale_free: bool = True  # the same weights for s L
     symmetric: bool = True  # renaming the tasks renames the weights
     least: int = 1  # the smallest K that the method takes
     smooth: bool = True  # Jᵀw is continuous where gradients become dependent
@@ -222,8 +223,15 @@ ROWS = [
     ),
     Row("rlw", lambda k: RLW(), stateful=True, drawn=True),
     Row("random", lambda k: Random(), stateful=True, drawn=True),
-    Row("uw", lambda k: UW(), alone=0.5, stateful=True),
-    Row("uw-sgd", lambda k: UW(0.1, "sgd"), stream="uw_w_sgd0.1", alone=0.5, stateful=True),
+    Row("uw", lambda k: UW(), alone=0.5, stateful=True, loss_scale_free=False),
+    Row(
+        "uw-sgd",
+        lambda k: UW(0.1, "sgd"),
+        stream="uw_w_sgd0.1",
+        alone=0.5,
+        stateful=True,
+        loss_scale_free=False,
+    ),
     Row(
         "uw-parameters",
         lambda k: UW(None, num_tasks=k),
@@ -231,23 +239,51 @@ ROWS = [
         alone=0.5,
         stateful=True,
         after=_descend,
+        loss_scale_free=False,
     ),
-    Row("imtll", lambda k: IMTLL(), stateful=True),
-    Row("imtll-sgd", lambda k: IMTLL(0.01, "sgd"), stream="imtll_w_sgd0.01", stateful=True),
+    Row("imtll", lambda k: IMTLL(), stateful=True, loss_scale_free=False),
+    Row(
+        "imtll-sgd",
+        lambda k: IMTLL(0.01, "sgd"),
+        stream="imtll_w_sgd0.01",
+        stateful=True,
+        loss_scale_free=False,
+    ),
     Row("dwa", lambda k: DWA(), stream="dwa_w", stateful=True, after=_end_epoch),
     Row("famo", lambda k: FAMO(), stream="famo_w", stateful=True),
-    Row("famo-min-losses", lambda k: FAMO(0.1, 0.0, [0.05] * k), stateful=True),
+    Row(
+        "famo-min-losses",
+        lambda k: FAMO(0.1, 0.0, [0.05] * k),
+        stateful=True,
+        loss_scale_free=False,
+    ),
     *(
-        Row(f"stch-{mu}", _stch(mu), stream=f"stch_w_mu{mu}", seen=torch.log)
+        Row(
+            f"stch-{mu}",
+            _stch(mu),
+            stream=f"stch_w_mu{mu}",
+            seen=torch.log,
+            loss_scale_free=False,
+        )
         for mu in (0.01, 0.1, 1.0)
     ),
-    Row("stch-nadir", lambda k: STCH(0.5, [2.0] * k)),
+    Row("stch-nadir", lambda k: STCH(0.5, [2.0] * k), loss_scale_free=False),
     Row("gls", lambda k: GLS(), stream="gls_w"),
-    Row("si", lambda k: SI()),
-    Row("cosmos", lambda k: COSMOS()),
-    Row("cosmos-preference", lambda k: COSMOS(0.5, _uneven(k)), symmetric=False),
+    Row("si", lambda k: SI(), loss_scale_free=False),
+    Row("cosmos", lambda k: COSMOS(), loss_scale_free=False),
+    Row(
+        "cosmos-preference",
+        lambda k: COSMOS(0.5, _uneven(k)),
+        symmetric=False,
+        loss_scale_free=False,
+    ),
     Row("pbi", lambda k: PBI()),
-    Row("pbi-preference", lambda k: PBI(2.0, _uneven(k), [0.1] * k), symmetric=False),
+    Row(
+        "pbi-preference",
+        lambda k: PBI(2.0, _uneven(k), [0.1] * k),
+        symmetric=False,
+        loss_scale_free=False,
+    ),
     Row("lbtw", lambda k: LBTW(), stateful=True),
     Row("lbtw-epochs", lambda k: LBTW(2.0), stateful=True, after=_end_epoch),
     Row("dtp", lambda k: DTP()),

@@ -91,6 +91,22 @@ def test_gramian_is_ignored(row: Row) -> None:
 
 
 @pytest.mark.parametrize("row", LOSS_ROWS, ids=str)
+def test_common_scale_of_the_losses(row: Row) -> None:
+    torch.manual_seed(0)
+    plain, scaled = row.make(3), row.make(3)
+    plain.prepare(torch.device("cpu"))
+    scaled.restore(plain.snapshot())
+    same = True
+    for step in range(4):
+        losses = random_losses(3, step) + 0.1
+        expected, found = plain(None, losses), scaled(None, 1024.0 * losses)
+        row.after(plain)
+        row.after(scaled)
+        same &= bool((found - expected).abs().max() < 1e-6)  # FAMO adds 1e-8 to a loss
+    assert same == row.loss_scale_free
+
+
+@pytest.mark.parametrize("row", LOSS_ROWS, ids=str)
 def test_one_joint_backward(row: Row) -> None:
     backwards = 0
 
