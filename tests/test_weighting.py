@@ -28,6 +28,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from mtlfast import ops
 from mtlfast.weighting import (
     REGISTRY,
     CAGrad,
@@ -78,7 +79,10 @@ def advance(
 
 
 def assert_same(found: Any, expected: Any) -> None:
-    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+    """Bit for bit; the reference up to LAPACK, whose sums depend on the alignment of its memory."""
+    exact = ops.describe()["backend"] == "native"
+    rtol, atol = (0.0, 0.0) if exact else (1e-11, 1e-14)
+    torch.testing.assert_close(found, expected, rtol=rtol, atol=atol, equal_nan=True)
 
 
 def assert_same_state(found: dict[str, Any], expected: dict[str, Any]) -> None:
