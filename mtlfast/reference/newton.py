@@ -1,7 +1,7 @@
 """The root w > 0 of ``G w = w^-q`` in plain torch, for Nash-MTL (q = 1) and FairGrad (q = 1/alpha).
 
-With the cosines C and ``v = n w`` it reads ``C v = z`` and ``log z + q log v = (q - 1) log n``; both
-v and z are unknowns of Newton's step. See ``csrc/solvers/newton.h``.
+With the cosines C and ``v = n w`` it reads ``C v = z`` and ``log z + q log v = (q - 1) log n``;
+both v and z are unknowns of Newton's step. See ``csrc/solvers/newton.h``.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _solve(gramian: Tensor, norms: Tensor, exponent: float) -> tuple[Tensor, flo
     total = max(float(cosines.sum()), 1e-3 * len(norms))
     values = torch.full_like(norms, math.sqrt(len(norms) / total))
     log_slacks = -values.log()
-    # Whether a root exists does not depend on q, and q = 1 does not see the lengths: it comes first.
+    # Whether a root exists does not depend on q, and q = 1 does not see the lengths.
     tolerance = _TOLERANCE if exponent == 1 else _LOOSE_TOLERANCE
     values, log_slacks, status = _iterate(
         cosines, torch.zeros_like(norms), 1.0, values, log_slacks, tolerance
