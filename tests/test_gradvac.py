@@ -151,23 +151,27 @@ def test_zero_gradients_meet_nobody() -> None:
 
 
 def test_opposite_gradients_cancel() -> None:
-    jacobian = torch.tensor([[0.3, -0.7, 1.1], [-0.6, 1.4, -2.2], [0.0, 0.0, 0.0]]).double()
-    for scale in (1e-20, 1.0, 1e18):
-        weighting = GradVac()
-        for _ in range(5):
-            weights = weighting((scale * jacobian) @ (scale * jacobian).T)
-            assert weighting.status == "ok"
-            direction = weights @ jacobian
-            torch.testing.assert_close(direction, torch.zeros(3).double(), rtol=0, atol=1e-14)
-    # A gradient that has vanished has no cosine with anybody: the third task keeps its goal.
-    jacobian[2] = torch.tensor([1.0, 1.0, 1.0])
-    goals = torch.tensor([[0.0, 0.0, 0.2], [0.0, 0.0, 0.2], [0.1, 0.1, 0.0]])
-    weighting = with_goals(GradVac(), goals)
-    weighting(jacobian @ jacobian.T, order=torch.tensor([[1, 2, 0], [0, 2, 1], [0, 1, 2]]))
-    found = goals_of(weighting)
-    torch.testing.assert_close(found[:2, 2], torch.tensor([0.2, 0.2]).double())
-    torch.testing.assert_close(found[:2, :2], torch.tensor([[0, -0.5], [-0.5, 0]]).double())
-    assert bool((found[2, :2] != 0.1).all())
+    for seed in range(10):
+        jacobian = random_jacobian(3, seed)
+        jacobian[1] = -0.3 * jacobian[0]
+        pair = jacobian[:2]
+        for scale in (1e-20, 1.0, 1e18):
+            weighting = GradVac()
+            for _ in range(5):
+                weights = weighting((scale * pair) @ (scale * pair).T)
+                assert weighting.status == "ok"
+                direction = weights @ pair
+                torch.testing.assert_close(
+                    direction, torch.zeros_like(direction), rtol=0, atol=1e-14
+                )
+        # A v that has vanished has no cosine with anybody: its goal for the third task stays.
+        goals = torch.tensor([[0.0, 0.0, 0.2], [0.0, 0.0, 0.2], [0.1, 0.1, 0.0]]).double()
+        weighting = with_goals(GradVac(), goals)
+        weighting(jacobian @ jacobian.T, order=torch.tensor([[1, 2, 0], [0, 2, 1], [0, 1, 2]]))
+        found = goals_of(weighting)
+        torch.testing.assert_close(found[:2, 2], goals[:2, 2], rtol=0, atol=0)
+        torch.testing.assert_close(found[:2, :2], torch.tensor([[0, -0.5], [-0.5, 0]]).double())
+        assert bool((found[2, :2] != 0.1).all())
 
 
 def test_equal_gradients_for_long() -> None:
@@ -196,9 +200,9 @@ def test_goals_beyond_float64(scale: float) -> None:
     assert bool(weights.isfinite().all())
     assert bool(goals_of(weighting).isfinite().all())
     assert torch.equal(goals_of(weighting)[0, 1:], torch.full((39,), 0.5).double())
-    for goal in (-1.0, 1.0):
+    for goal in (-1.0, -1.0 + 2**-52, 1.0):
         for cosine in (-1.0, 0.0, 1.0):
-            weighting = with_goals(GradVac(), goal * torch.ones(2, 2))
+            weighting = with_goals(GradVac(), goal * torch.ones(2, 2).double())
             gramian = scale**2 * torch.tensor([[1.0, cosine], [cosine, 1.0]]).double()
             assert bool(weighting(gramian).isfinite().all())
             assert weighting.status == "ok"

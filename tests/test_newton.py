@@ -189,7 +189,7 @@ def test_powers_of_two_change_the_size_only(method: Weighting) -> None:
         torch.testing.assert_close(found, expected * size, rtol=1e-14, atol=0)
 
 
-@pytest.mark.parametrize("method", METHODS, ids=repr)
+@pytest.mark.parametrize("method", [*METHODS, FairGrad(1e4)], ids=repr)
 def test_weights_stay_finite_at_the_ends_of_float64(method: Weighting) -> None:
     for norm in (1e-161, 1e-150, 1e150):
         for cosine in (-1.0, -0.9, 0.5):
@@ -294,15 +294,17 @@ def test_zero_gradients_leave_the_solve(method: Weighting) -> None:
 
 
 def test_the_edge_of_the_hull_is_no_noise() -> None:
-    # |J'w| down to 1e-5 of the gradients is a proper answer, exact to what the Gramian tells.
-    for gap in (1e-1, 1e-3, 1e-5):
-        rows = [[1.0, gap, 0.0], [-1.0, gap, 0.0], [0.0, 0.0, 2.0]]
-        jacobian = torch.tensor(rows, dtype=torch.float64)
-        weighting = NashMTL()
-        direction = weights_of(weighting, jacobian) @ jacobian
-        assert weighting.status == "ok"
-        expected = torch.tensor([0, 2 / 3, 1 / 3], dtype=torch.float64).sqrt()
-        torch.testing.assert_close(direction, expected, rtol=0, atol=1e-14 / gap**2)
+    # |J'w| down to 1e-6 of the gradients is a proper answer, exact to what the Gramian tells.
+    for gap in (1e-1, 1e-3, 1e-5, 1e-6):
+        for seed in range(10):
+            frame = torch.linalg.qr(random_jacobian(3, seed).T).Q.T  # [3, 10], orthonormal rows
+            rows = [[1.0, gap, 0.0], [-1.0, gap, 0.0], [0.0, 0.0, 2.0]]
+            jacobian = torch.tensor(rows, dtype=torch.float64) @ frame
+            weighting = NashMTL()
+            direction = weights_of(weighting, jacobian) @ jacobian
+            assert weighting.status == "ok"
+            expected = torch.tensor([0, 2 / 3, 1 / 3], dtype=torch.float64).sqrt() @ frame
+            torch.testing.assert_close(direction, expected, rtol=0, atol=1e-14 / gap**2)
 
 
 def test_numbers_of_tasks_may_not_change() -> None:

@@ -12,7 +12,7 @@
 // The matrix is positive definite at every v, z > 0. A step is cut where something would change by
 // more than kReach of itself, and a decrease is applied as exp(dv / v), so both stay positive with
 // no line search. q = 1 comes first for every q: the root exists for all q or for none, and lengths
-// do not enter it. From there the way to another q takes the logarithms of z and v along.
+// do not enter it. That root is the start for any other q.
 //
 // Tasks with a zero gradient leave the solve.
 //
@@ -88,7 +88,6 @@ class NewtonRoot {
   static constexpr double kTolerance = 1e-8;  // of a step; what is left is of its square
   static constexpr double kLooseTolerance = 0.1;
   static constexpr double kNoise = 1024.0 * kEpsilon;  // of |J'w|^2, to (sum w_i n_i)^2
-  static constexpr double kSmallestPivot = 8.0 * kEpsilon;
 
   // Equal v at the length that would be right if the sum of the unit gradients were the answer.
   MTLFAST_HD void start() {
@@ -128,12 +127,12 @@ class NewtonRoot {
       double longest = 0.0;
       for (int a = 0; a < size_; ++a) {
         steps_[a] /= values_[a];
-        const double slack_step = fabs(residuals_[a] - exponent * steps_[a]);
+        const double slack_step = residuals_[a] - exponent * steps_[a];
+        if (!is_finite(slack_step)) return kNotConverged;
         change = fmax(change, fmax(fabs(steps_[a]), fabs(residuals_[a])));
-        longest = fmax(longest, slack_step);
+        longest = fmax(longest, fabs(slack_step));
       }
       longest = fmax(longest, change);
-      if (!is_finite(longest)) return kNotConverged;
       const double fraction = longest > kReach ? kReach / longest : 1.0;
       for (int a = 0; a < size_; ++a) {
         const double rise = fraction * steps_[a];
@@ -157,11 +156,7 @@ class NewtonRoot {
     }
     for (int64 a = 0; a < size; ++a) {
       const double* row = matrix_ + a * size;
-      const double ridge = exponent * slacks_[a] / values_[a];
-      double pivot = row[a] + ridge;
-      // Rounding alone made it: the task depends on those before it and stays where it is.
-      if (!(pivot > kSmallestPivot * (1.0 + ridge))) pivot = kHuge;
-      const double inverse = 1.0 / pivot;
+      const double inverse = 1.0 / (row[a] + exponent * slacks_[a] / values_[a]);
       pivots_[a] = inverse;
       for (int64 b = a + 1; b < size; ++b) {
         const double factor = row[b] * inverse;

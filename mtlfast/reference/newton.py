@@ -18,6 +18,7 @@ _MAX_ITERATIONS = 200
 _REACH = 4.0  # largest relative change of a step
 _TOLERANCE = 1e-8  # of the last step; what is left is of its square
 _LOOSE_TOLERANCE = 0.1
+_HUGE = torch.finfo(torch.float64).max
 _NOISE = 1024 * EPSILON  # of |J'w|^2, relative to (sum w_i n_i)^2
 
 
@@ -42,6 +43,7 @@ def fair_weights(
     norms = problem.gramian.diagonal().clamp(min=0).sqrt()
     alive = norms > 0
     weights = torch.zeros_like(norms)
+    unit = torch.ones((), dtype=torch.float64)
     values, length, status = _solve(problem.gramian[alive][:, alive], norms[alive], exponent)
     if status == scaffold.DEGENERATE:
         weights[alive] = factor / (problem.scale * norms[alive])
@@ -50,11 +52,14 @@ def fair_weights(
         scaled = problem.scale * weights
         length = math.sqrt(max(float(scaled @ problem.gramian @ scaled), 0.0))
     else:
-        weights[alive] = factor * problem.scale ** (-2 / (exponent + 1)) * values / norms[alive]
-        length *= factor * problem.scale ** ((exponent - 1) / (exponent + 1))
+        # s^2 G w = w^-q: the root goes with s to the power -2 / (1 + q), |J'w| with one more.
+        weights[alive] = values / norms[alive]
+        scale = torch.tensor(problem.scale, dtype=torch.float64)
+        unit = factor * scale ** (-2 / (exponent + 1))
+        length *= factor * float(scale ** ((exponent - 1) / (exponent + 1)))
     if length > max_norm:
-        weights = weights * (max_norm / length)
-    weights = weights.clamp(max=torch.finfo(torch.float64).max)
+        unit = unit * (max_norm / length)
+    weights = (weights * unit.clamp(max=_HUGE)).clamp(max=_HUGE)
     if status == scaffold.OK:
         problem.state.copy_(weights)
     return weights, status
