@@ -64,7 +64,6 @@ __all__ = [
     "Krum",
     "Mean",
     "NashMTL",
-    "NashMTL",
     "PCGrad",
     "Random",
     "Scalarization",

@@ -31,9 +31,10 @@ class FairGrad(Weighting):
     to rounding: a combination of them is shorter than 5e-7 of the sum of their weighted lengths.
     Then the last weights are used again, at first ``1 / |g_i|``, made smaller only where the update
     would be longer than ``max_norm``. A task with a zero gradient leaves the solve and gets weight
-    0. "not converged" happens only for alpha far from 1, below 0.05 or above 50, on
-    strongly conflicting gradients; the weights are then those of the last step. It fails where
-    one learning rate must serve all scales: for alpha above 1 the update grows as gradients shrink.
+    0. "not converged" happens only for alpha far from 1, below 0.05 or above 50, on strongly
+    conflicting gradients; the weights are then those of the last step. Use it where the tasks that
+    improve least should have more, alpha saying how much. It fails where one learning rate must
+    serve all scales: for alpha above 1 the update grows as the gradients shrink.
 
     State: weights of the last root.
 

@@ -33,8 +33,9 @@ class GradVac(Weighting):
 
     Degenerate (see ``status``): goals so close to 1 that a v beyond 1e100 times the gradients would
     be needed; such a lift is left out. Zero gradients meet nobody and keep their goals, and so does
-    a v that has vanished between opposite gradients. No cosine is lifted above 1 - 1.5e-14. It
-    fails where gradients that always agreed turn apart: their goal asks for a very long v.
+    a v that has vanished between opposite gradients. No cosine is lifted above 1 - 1.5e-14. Use it
+    where tasks are related, such as the languages of one model, and should stay as close as they
+    were. It fails where gradients that always agreed turn apart: their goal asks for a very long v.
 
     State: goals phi (row i: those of task i), seed and counter of the random orders.
 

@@ -26,15 +26,16 @@ class NashMTL(Weighting):
     ``max_norm=None`` leaves the root as it is; ``FairGrad(alpha=1)`` gives the same. The official
     code and LibMTL shorten the gradient, here as in TorchJD the weights are made smaller; they
     multiply a task-specific parameter's gradient by its weight, which here as in TorchJD stays as
-    it is. The official solver stops early: its answer is 4 times too far off on conflicting
-    gradients, 40 times on gradients of different length. TorchJD's ``max_norm=0`` is None here.
+    it is. The official solver, also TorchJD's, stops early: its answer is off by 4 times its length
+    on conflicting gradients, 40 times on unequal ones. TorchJD's ``max_norm=0`` is None here.
 
     Degenerate (see ``status``): no root exists where 0 is in the convex hull of the gradients, up
     to rounding: a combination of them is shorter than 5e-7 of the sum of their weighted lengths.
     Then the last weights are used again, at first ``1 / n_i`` with ``n_i = |g_i|``, made smaller
     only where the update would be longer than ``max_norm``. A task with a zero gradient leaves the
-    solve and gets weight 0. It fails where the lengths of the gradients should count: a task about
-    to converge pulls as hard as any other, and the step does not shrink near the optimum.
+    solve and gets weight 0. Use it where the gradients differ much in length for no good reason, as
+    the losses of physics-informed networks do. It fails where the lengths should count: a task
+    about to converge pulls as hard as any other, and the step does not shrink near the optimum.
 
     State: weights of the last root.
 
