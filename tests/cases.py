@@ -42,9 +42,12 @@ from mtlfast.weighting import (
     ConFIG,
     Constant,
     DualProj,
+    FairGrad,
     GradNorm,
+    GradVac,
     Krum,
     Mean,
+    NashMTL,
     PCGrad,
     Random,
     Scalarization,
@@ -125,6 +128,16 @@ def _descend(weighting: Weighting) -> None:
     parameter.grad = None
 
 
+def _nash(max_norm: float | None) -> Callable[[int], Weighting]:
+    return lambda k: NashMTL(max_norm)
+
+
+def _fairgrad(
+    alpha: float, reduction: Literal["mean", "sum"] = "mean", max_norm: float | None = None
+) -> Callable[[int], Weighting]:
+    return lambda k: FairGrad(alpha, reduction, max_norm)
+
+
 ROWS = [
     Row("sum", lambda k: Sum()),
     Row("mean", lambda k: Mean(), factor=lambda k: 1 / k),
@@ -175,6 +188,59 @@ ROWS = [
         symmetric=False,
     ),
     Row("pcd-eps", lambda k: PCD(eps=1e-8), stateful=True, scale_free=False, symmetric=False),
+    Row("gradvac", lambda k: GradVac(), "gradvac_step1", stateful=True, drawn=True),
+    Row(
+        "gradvac-again",
+        lambda k: GradVac(),
+        "gradvac_step2",
+        steps=2,
+        floor=1e-2,  # exactly opposite gradients cancel; the certified answer is their rounding
+        stateful=True,
+        drawn=True,
+    ),
+    Row(
+        "gradvac-mean",
+        lambda k: GradVac(0.2, "mean"),
+        "gradvac_step1",
+        factor=lambda k: 1 / k,
+        stateful=True,
+        drawn=True,
+    ),
+    Row(
+        "nash", _nash(1.0), "nash_maxnorm1", floor=0.0, alone=1 / 2, stateful=True, scale_free=False
+    ),
+    Row("nash-root", _nash(None), "nash", floor=0.0, alone=1 / 2, stateful=True, scale_free=False),
+    *(
+        Row(
+            f"fairgrad-{alpha}",
+            _fairgrad(alpha),
+            answer,
+            floor=0.0,
+            alone=4 ** (-alpha / (1 + alpha)),
+            stateful=True,
+            scale_free=False,
+        )
+        for alpha, answer in ((0.5, "fairgrad_a0.5"), (1.0, "nash"), (2.0, "fairgrad_a2.0"))
+    ),
+    Row(
+        "fairgrad-sum",
+        _fairgrad(2.0, "sum"),
+        "fairgrad_a2.0",
+        factor=float,
+        floor=0.0,
+        alone=4 ** (-2 / 3),
+        stateful=True,
+        scale_free=False,
+    ),
+    Row(
+        "fairgrad-sum-1",
+        _fairgrad(1.0, "sum", 1.0),
+        "nash_maxnorm1",
+        floor=0.0,
+        alone=1 / 2,
+        stateful=True,
+        scale_free=False,
+    ),
     Row("gradnorm", _gradnorm(), stateful=True),
     Row("gradnorm-softmax", _gradnorm(parametrization="softmax"), stateful=True),
     *(

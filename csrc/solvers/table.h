@@ -10,15 +10,18 @@
 #include "dtp.h"
 #include "dualproj.h"
 #include "dwa.h"
+#include "fairgrad.h"
 #include "famo.h"
 #include "gls.h"
 #include "gradnorm.h"
+#include "gradvac.h"
 #include "imtl.h"
 #include "imtlg.h"
 #include "krum.h"
 #include "lbtw.h"
 #include "learned_scales.h"
 #include "mgda.h"
+#include "nash.h"
 #include "pbi.h"
 #include "pcd.h"
 #include "pcgrad.h"
@@ -35,15 +38,18 @@
   X("dtp", Dtp)                \
   X("dualproj", Dualproj)      \
   X("dwa", Dwa)                \
+  X("fairgrad", Fairgrad)      \
   X("famo", Famo)              \
   X("gls", Gls)                \
   X("gradnorm", Gradnorm)      \
+  X("gradvac", Gradvac)        \
   X("imtl", Imtl)              \
   X("imtlg", Imtlg)            \
   X("imtll", Imtll)            \
   X("krum", Krum)              \
   X("lbtw", Lbtw)              \
   X("mgda", Mgda)              \
+  X("nash_mtl", Nash)          \
   X("pbi", Pbi)                \
   X("pcd", Pcd)                \
   X("pcgrad", Pcgrad)          \

@@ -10,9 +10,11 @@ from mtlfast.weighting.cosmos import COSMOS
 from mtlfast.weighting.dtp import DTP
 from mtlfast.weighting.dualproj import DualProj
 from mtlfast.weighting.dwa import DWA
+from mtlfast.weighting.fairgrad import FairGrad
 from mtlfast.weighting.famo import FAMO
 from mtlfast.weighting.gls import GLS
 from mtlfast.weighting.gradnorm import GradNorm
+from mtlfast.weighting.gradvac import GradVac
 from mtlfast.weighting.imtl import IMTL
 from mtlfast.weighting.imtlg import IMTLG
 from mtlfast.weighting.imtll import IMTLL
@@ -20,6 +22,7 @@ from mtlfast.weighting.krum import Krum
 from mtlfast.weighting.lbtw import LBTW
 from mtlfast.weighting.mean import Mean
 from mtlfast.weighting.mgda import MGDA
+from mtlfast.weighting.nash import NashMTL
 from mtlfast.weighting.pbi import PBI
 from mtlfast.weighting.pcd import PCD
 from mtlfast.weighting.pcgrad import PCGrad
@@ -55,9 +58,12 @@ __all__ = [
     "ConFIG",
     "Constant",
     "DualProj",
+    "FairGrad",
     "GradNorm",
+    "GradVac",
     "Krum",
     "Mean",
+    "NashMTL",
     "PCGrad",
     "Random",
     "Scalarization",

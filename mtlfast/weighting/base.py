@@ -254,9 +254,14 @@ class Weighting(ABC):
         self._status = None
 
     def __repr__(self) -> str:
-        """The constructor call; options that are None or False are left out."""
-        options = {key: getattr(self, key) for key in inspect.signature(type(self)).parameters}
-        shown = (f"{k}={v!r}" for k, v in options.items() if v is not None and v is not False)
+        """The constructor call; options left at None or False are left out."""
+        options = inspect.signature(type(self)).parameters
+        values = {key: getattr(self, key) for key in options}
+        shown = (
+            f"{key}={value!r}"
+            for key, value in values.items()
+            if not (value is options[key].default and (value is None or value is False))
+        )
         return f"{type(self).__name__}({', '.join(shown)})"
 
     # For subclasses

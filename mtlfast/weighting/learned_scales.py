@@ -111,11 +111,6 @@ class LearnedScales(Weighting):
             self._parameter.detach().fill_(self.initial)
             self._parameter.grad = None
 
-    def __repr__(self) -> str:
-        """The constructor call."""
-        text = super().__repr__()
-        return text if self.lr is not None else text.replace("(", "(lr=None, ", 1)
-
     def _state_tensors(self) -> dict[str, Tensor]:
         if self._parameter is None:
             return super()._state_tensors()
