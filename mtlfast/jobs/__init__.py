@@ -7,4 +7,13 @@ from mtlfast.jobs.base import REGISTRY, Job, Metric, Trial, get, require_package
 from mtlfast.jobs.burgers import Burgers
 from mtlfast.jobs.multidigits import MultiDigits
 
-__all__ = ["REGISTRY", "Burgers", "Job", "Metric", "MultiDigits", "Trial", "get", "require_packages"]
+__all__ = [
+    "REGISTRY",
+    "Burgers",
+    "Job",
+    "Metric",
+    "MultiDigits",
+    "Trial",
+    "get",
+    "require_packages",
+]
