@@ -134,6 +134,9 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert "relative L2 error (lower is better)" in printed
     best = min(summary, key=lambda method: sum(summary[method]["relative_error"]))
-    rows = (tmp_path / "burgers.md").read_text().splitlines()
+    rows = (tmp_path / "burgers.md").read_text("utf-8").splitlines()
+    assert rows[0].split(" | ")[2] == "expected after 3000 steps"
     assert rows[2].startswith("| equal weighting |" if best == "sum" else "| CAGrad |")
+    assert "| 0.041 ± 0.021 |" in rows[2 + (best == "sum")]
+    assert rows[-1] == Burgers.remark
     assert (tmp_path / "burgers.png").stat().st_size > 10_000

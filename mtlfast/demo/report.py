@@ -56,11 +56,17 @@ def result_table(job: Job, summary: Mapping[str, Mapping[str, Any]]) -> str:
     return table(*_cells(job, summary))
 
 
-def write_table(job: Job, summary: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Writes the same table in Markdown."""
+def write_table(
+    job: Job, summary: Mapping[str, Mapping[str, Any]], notes: Sequence[str], path: Path
+) -> None:
+    """Writes the same table in Markdown, with what the job expects, and notes below it."""
     header, rows = _cells(job, summary)
-    lines = [header, ["---"] * len(header), *rows]
-    path.write_text("".join(f"| {' | '.join(line)} |\n" for line in lines))
+    if job.expected:
+        header.insert(2, f"expected after {job.steps} steps")
+        for method, row in zip(ranked(job, summary), rows, strict=True):
+            row.insert(2, _expected(job, method))
+    lines = [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *rows)]
+    path.write_text("\n".join([*lines, "", *notes]).replace("+-", "±") + "\n", encoding="utf-8")
 
 
 def write_summary(summary: Mapping[str, Mapping[str, Any]], path: Path) -> None:
@@ -80,6 +86,13 @@ def _cells(job: Job, summary: Mapping[str, Mapping[str, Any]]) -> tuple[list[str
         for method in ranked(job, summary)
     ]
     return ["method", *headings, "ms per step"], rows
+
+
+def _expected(job: Job, method: str) -> str:
+    if method not in job.expected:
+        return ""
+    mean, deviation = job.expected[method]
+    return f"{mean:.3f}" if deviation is None else f"{mean:.3f} +- {deviation:.3f}"
 
 
 def _mean_and_deviation(values: Sequence[float]) -> str:

@@ -79,21 +79,18 @@ def run(
     from mtlfast.demo.figure import draw
 
     summary = report.summarise(job, results)
+    settings = ", ".join(repr(_weighting(job, name)) for name in chosen if name in job.options)
+    notes = [f"{length}; {backend}"]
+    notes += [f"Settings other than the defaults: {settings}"] if settings else []
+    notes += [job.remark] if job.remark else []
     files = (out / "summary.json", out / f"{job.name}.md", out / f"{job.name}.png")
     try:
         report.write_summary(summary, files[0])
-        report.write_table(job, summary, files[1])
+        report.write_table(job, summary, notes, files[1])
         draw(job, results, report.ranked(job, summary), files[2])
     except OSError as error:
         raise _unwritable(out, error) from error
-    settings = ", ".join(repr(_weighting(job, name)) for name in chosen if name in job.options)
-    print()
-    print(report.result_table(job, summary))
-    print(f"\n{length}; {backend}")
-    if settings:
-        print(f"Settings other than the defaults: {settings}")
-    if job.remark:
-        print(job.remark)
+    print(f"\n{report.result_table(job, summary)}\n", *notes, sep="\n")
     print(f"Wrote {', '.join(map(str, files[:-1]))} and {files[-1]}")
     return summary
 

@@ -103,6 +103,9 @@ class Job(ABC):
         options: Arguments of the methods that have no default for them, or whose best known
             setting on this job is not the default, as ``{method: {argument: value}}``.
         unsupported: Methods that cannot run here, as ``{method: reason}``.
+        expected: What the first metric should be after the default number of steps, as ``{method:
+            (mean, standard deviation over five seeds or None)}``; from another implementation of
+            the job and of the methods.
         labels: Names of methods in the table and the figure, where not the name of the class.
     """
 
@@ -120,6 +123,7 @@ class Job(ABC):
     requires: ClassVar[Mapping[str, str]] = MappingProxyType({})
     options: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
     unsupported: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    expected: ClassVar[Mapping[str, tuple[float, float | None]]] = MappingProxyType({})
     labels: ClassVar[Mapping[str, str]] = MappingProxyType({"sum": "equal weighting"})
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

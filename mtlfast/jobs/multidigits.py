@@ -72,6 +72,21 @@ class MultiDigits(Job):
     epoch_steps = TRAINING_PAIRS // BATCH
     threads = 1  # layers of 64: a second thread costs more than it brings
     requires = REQUIRES
+    expected: ClassVar = {
+        "sum": (0.436, 0.094),
+        "pcgrad": (0.752, 0.036),
+        "cagrad": (0.950, 0.009),
+        "gradnorm": (0.954, 0.004),
+        "nash_mtl": (0.961, 0.003),
+        "imtlg": (0.961, 0.003),
+        "aligned_mtl": (0.960, 0.003),
+        "config": (0.960, 0.002),
+        "famo": (0.960, 0.003),
+        "fairgrad": (0.931, 0.008),
+        "upgrad": (0.752, 0.036),
+        "dualproj": (0.725, 0.030),
+        "mgda": (0.606, 0.035),
+    }
     options: ClassVar = {"cagrad": {"c": 0.4, "rescale": 1, "reduction": "sum"}}
 
     def __init__(self, factor: float = 100.0) -> None:
