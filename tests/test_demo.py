@@ -177,20 +177,27 @@ def test_diverged_run_is_reported(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["digits"], "JOB: expected one of burgers, multidigits, found 'digits'"),
+        (["digits"], "JOB: expected one of burgers, line, multidigits, found 'digits'"),
         (["--seeds", "0"], "--seeds: expected a whole number of at least 1, found '0'"),
         (["--seeds", "two"], "--seeds: expected a whole number of at least 1, found 'two'"),
         (["--steps", "-5"], "--steps: expected a whole number of at least 1, found '-5'"),
         (["--threads", "1.5"], "--threads: expected a whole number of at least 1, found '1.5'"),
         (["--methods", "sum,nope"], "found 'nope'"),
         (["--methods", ","], "--methods: expected all or some of "),
-        (["--methods", "constant"], "found 'constant': the job gives no weights"),
+        (["line", "--methods", "constant"], "found 'constant': the job gives no weights"),
+        (["line", "--methods", "mean"], "found 'mean': it has no mean"),
         (["--sead", "1"], "unrecognized arguments: --sead"),
     ],
 )
 def test_wrong_arguments_get_one_line(
-    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str],
+    message: str,
+    line_job: type[Job],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(line_job, "unsupported", {"mean": "it has no mean"})
     code: object
     try:
         code = main(["demo", *words, "--out", str(tmp_path / "out")])

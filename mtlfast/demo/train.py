@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -14,6 +15,13 @@ from mtlfast.weighting import Weighting
 __all__ = ["History", "lowest_cosine", "train"]
 
 COSINE_EVERY = 5  # steps between two looks at the task gradients
+
+
+@runtime_checkable
+class EpochWise(Protocol):
+    """A method that must be told where an epoch ends."""
+
+    def end_epoch(self) -> None: ...
 
 
 @dataclass
@@ -75,9 +83,8 @@ def train(
 
         if scheduler is not None:
             scheduler.step()
-        end_epoch = getattr(weighting, "end_epoch", None)
-        if end_epoch is not None and step % job.epoch_steps == 0:
-            end_epoch()
+        if isinstance(weighting, EpochWise) and step % job.epoch_steps == 0:
+            weighting.end_epoch()
         if step % job.evaluate_every == 0 or step == steps:
             history.steps.append(step)
             history.metrics.append(trial.evaluate())

@@ -82,8 +82,16 @@ class Burgers(Job):
         "famo": (0.998, None),
     }
     options: ClassVar = {
+        "aligned_mtl": {"preference": (1.0, 1.0, 1.0)},
         "cagrad": {"c": 0.4, "rescale": 1, "reduction": "sum"},
+        "constant": {"weights": (1 / RESIDUAL_FACTOR, 1.0, 1.0)},  # undoes the factor
+        "crmogm": {"weighting": "mgda"},
         "gradnorm": {"alpha": 0.12},
+        "trimmedmean": {"trim_number": 1},
+    }
+    unsupported: ClassVar = {
+        "dtp": "its tasks have no performance indicator between 0 and 1",
+        "scalarization": "it needs a function of the losses, which is the user's to choose",
     }
 
     def start(self, seed: int) -> "BurgersTrial":

@@ -87,7 +87,17 @@ class MultiDigits(Job):
         "dualproj": (0.725, 0.030),
         "mgda": (0.606, 0.035),
     }
-    options: ClassVar = {"cagrad": {"c": 0.4, "rescale": 1, "reduction": "sum"}}
+    options: ClassVar = {
+        "aligned_mtl": {"preference": (1.0, 1.0)},
+        "cagrad": {"c": 0.4, "rescale": 1, "reduction": "sum"},
+        "constant": {"weights": (1.0, 0.01)},  # undoes the factor
+        "crmogm": {"weighting": "mgda"},
+    }
+    unsupported: ClassVar = {
+        "krum": "it needs three tasks: of two, neither has a neighbour to be compared by",
+        "scalarization": "it needs a function of the losses, which is the user's to choose",
+        "trimmedmean": "it needs three tasks: of two, none is left after trimming",
+    }
 
     def __init__(self, factor: float = 100.0) -> None:
         self.factor = factor
