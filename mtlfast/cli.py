@@ -57,10 +57,14 @@ def _parser() -> Parser:
         allow_abbrev=False,
         help="train a small job with several methods and show the difference",
         description="Trains a job with several methods and seeds on the CPU; ends with a table, "
-        "OUT/summary.json and the figure OUT/JOB.png.",
+        "OUT/summary.json, the table again as OUT/JOB.md, and the figure OUT/JOB.png.",
     )
     demo.add_argument(
-        "job", nargs="?", default="multidigits", metavar="JOB", help="default: multidigits"
+        "job",
+        nargs="?",
+        default="multidigits",
+        metavar="JOB",
+        help="multidigits (the default) or burgers",
     )
     demo.add_argument("--seeds", type=_count, default=3, metavar="N", help="runs each; default: 3")
     demo.add_argument(

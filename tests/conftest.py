@@ -1,7 +1,33 @@
-"""Settings of the whole test run."""
+"""Settings of the whole test run, and what several files need."""
 
+from collections.abc import Iterator
+
+import pytest
 import torch
+from line_job import LineTrial
+
+from mtlfast import jobs
+from mtlfast.jobs import Job, Metric, Trial
 
 # Small operations are slower on many threads, most of all beside other processes. Tests of threads
 # set their own number.
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def line_job() -> Iterator[type[Job]]:
+    class Line(Job):
+        name = "line"
+        title = "Three parabolas"
+        caption = "Nothing real."
+        tasks = ("a", "b", "c")
+        metrics = (Metric("error", "distance", lower_is_better=True, log_scale=True),)
+        methods = ("sum", "pcgrad")
+        steps = 7
+        evaluate_every = 3
+
+        def start(self, seed: int) -> Trial:
+            return LineTrial(seed)
+
+    yield Line
+    del jobs.REGISTRY["line"]

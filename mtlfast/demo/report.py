@@ -12,7 +12,7 @@ from mtlfast.demo.train import History
 from mtlfast.jobs import Job
 from mtlfast.weighting import REGISTRY
 
-__all__ = ["label", "result_table", "summarise", "write_summary"]
+__all__ = ["label", "ranked", "result_table", "summarise", "write_summary", "write_table"]
 
 
 def label(job: Job, method: str) -> str:
@@ -38,18 +38,35 @@ def summarise(job: Job, results: Mapping[str, Sequence[History]]) -> dict[str, d
     }
 
 
+def ranked(job: Job, summary: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Returns the methods by the job's first metric: the best first, those that diverged last."""
+    metric = job.metrics[0]
+
+    def place(method: str) -> tuple[int, float]:
+        values = summary[method][metric.key]
+        finite = [value for value in values if math.isfinite(value)]
+        mean = statistics.fmean(finite) if finite else 0.0
+        return len(values) - len(finite), mean if metric.lower_is_better else -mean
+
+    return sorted(summary, key=place)
+
+
 def result_table(job: Job, summary: Mapping[str, Mapping[str, Any]]) -> str:
-    """Formats a summary: one row per method, mean +- standard deviation over the seeds."""
-    header = ["method", *(metric.label for metric in job.metrics), "ms per step"]
-    rows = [
-        [
-            label(job, method),
-            *(_mean_and_deviation(entry[metric.key]) for metric in job.metrics),
-            f"{entry['ms_per_step']:.2f}",
-        ]
-        for method, entry in summary.items()
-    ]
-    return table(header, rows)
+    """Formats a summary as plain text: one row per method, the best one first."""
+    return table(*_cells(job, summary))
+
+
+def write_table(
+    job: Job, summary: Mapping[str, Mapping[str, Any]], notes: Sequence[str], path: Path
+) -> None:
+    """Writes the same table in Markdown, with what the job expects, and notes below it."""
+    header, rows = _cells(job, summary)
+    if job.expected:
+        header.insert(2, f"expected after {job.steps} steps")
+        for method, row in zip(ranked(job, summary), rows, strict=True):
+            row.insert(2, _expected(job, method))
+    lines = [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *rows)]
+    path.write_text("\n".join([*lines, "", *notes]).replace("+-", "±") + "\n", encoding="utf-8")
 
 
 def write_summary(summary: Mapping[str, Mapping[str, Any]], path: Path) -> None:
@@ -57,13 +74,38 @@ def write_summary(summary: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     path.write_text(json.dumps(_finite(summary), indent=2, allow_nan=False) + "\n")
 
 
+def _cells(job: Job, summary: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: mean +- standard deviation over the seeds."""
+    headings = (m.label + " (lower is better)" * m.lower_is_better for m in job.metrics)
+    rows = [
+        [
+            label(job, method),
+            *(_mean_and_deviation(summary[method][metric.key]) for metric in job.metrics),
+            f"{summary[method]['ms_per_step']:.2f}",
+        ]
+        for method in ranked(job, summary)
+    ]
+    return ["method", *headings, "ms per step"], rows
+
+
+def _expected(job: Job, method: str) -> str:
+    if method not in job.expected:
+        return ""
+    mean, deviation = job.expected[method]
+    return f"{mean:.3f}" if deviation is None else f"{mean:.3f} +- {deviation:.3f}"
+
+
 def _mean_and_deviation(values: Sequence[float]) -> str:
-    mean = statistics.fmean(values)
-    if len(values) == 1:
-        return f"{mean:.3f}"
-    # statistics.stdev rejects NaN, which a run that diverged may leave
-    deviation = statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
-    return f"{mean:.3f} +- {deviation:.3f}"
+    """Words for one number per seed; runs that diverged are counted, not averaged."""
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return "diverged"
+    words = f"{statistics.fmean(finite):.3f}"
+    if len(finite) > 1:
+        words += f" +- {statistics.stdev(finite):.3f}"
+    if len(finite) < len(values):
+        words += f" ({len(values) - len(finite)} of {len(values)} diverged)"
+    return words
 
 
 def _finite(value: Any) -> Any:

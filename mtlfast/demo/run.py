@@ -1,5 +1,6 @@
 """Runs the demo from its arguments to its files."""
 
+import copy
 import inspect
 import sys
 import tempfile
@@ -42,7 +43,7 @@ def run(
         methods: Names of methods, ``["all"]`` for every one that the job can run; default: the
             job's own choice.
         steps: Training steps; default: the job's own number.
-        out: Folder for ``summary.json`` and ``JOB.png``; made if absent.
+        out: Folder for ``summary.json``, ``JOB.md`` and ``JOB.png``; made if absent.
         threads: Torch's number of threads meanwhile; default: the job's own number.
 
     Returns:
@@ -78,21 +79,19 @@ def run(
     from mtlfast.demo.figure import draw
 
     summary = report.summarise(job, results)
-    files = (out / "summary.json", out / f"{job.name}.png")
+    settings = ", ".join(repr(_weighting(job, name)) for name in chosen if name in job.options)
+    notes = [f"{length}; {backend}"]
+    notes += [f"Settings other than the defaults: {settings}"] if settings else []
+    notes += [job.remark] if job.remark else []
+    files = (out / "summary.json", out / f"{job.name}.md", out / f"{job.name}.png")
     try:
         report.write_summary(summary, files[0])
-        draw(job, results, files[1])
+        report.write_table(job, summary, notes, files[1])
+        draw(job, results, report.ranked(job, summary), files[2])
     except OSError as error:
         raise _unwritable(out, error) from error
-    settings = ", ".join(repr(_weighting(job, name)) for name in chosen if name in job.options)
-    print()
-    print(report.result_table(job, summary))
-    print(f"\n{length}; {backend}")
-    if settings:
-        print(f"Settings other than the defaults: {settings}")
-    if job.remark:
-        print(job.remark)
-    print(f"Wrote {files[0]} and {files[1]}")
+    print(f"\n{report.result_table(job, summary)}\n", *notes, sep="\n")
+    print(f"Wrote {', '.join(map(str, files[:-1]))} and {files[-1]}")
     return summary
 
 
@@ -138,7 +137,9 @@ def _obstacle(job: Job, method: str) -> str | None:
 
 
 def _weighting(job: Job, method: str) -> Weighting:
-    return mtlfast.weighting.get(method, **job.options.get(method, {}))
+    # A copy, since an option may be a method itself, which every run needs anew.
+    options = copy.deepcopy(dict(job.options.get(method, {})))
+    return mtlfast.weighting.REGISTRY[method](**options)
 
 
 def _train_all(

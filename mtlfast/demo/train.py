@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -14,6 +15,13 @@ from mtlfast.weighting import Weighting
 __all__ = ["History", "lowest_cosine", "train"]
 
 COSINE_EVERY = 5  # steps between two looks at the task gradients
+
+
+@runtime_checkable
+class EpochWise(Protocol):
+    """A method that must be told where an epoch ends."""
+
+    def end_epoch(self) -> None: ...
 
 
 @dataclass
@@ -60,20 +68,23 @@ def train(
     history.metrics.append(trial.evaluate())
 
     for step in range(1, steps + 1):
-        batch = trial.draw_batch()
+        batches = [trial.draw_batch() for _ in range(weighting.num_batches)]
         if step % COSINE_EVERY == 1:
             history.cosine_steps.append(step)
-            history.cosines.append(lowest_cosine(trial.losses(batch), trial.shared_parameters))
+            history.cosines.append(lowest_cosine(trial.losses(batches[0]), trial.shared_parameters))
 
         start = time.perf_counter()
-        losses = trial.losses(batch)  # line 2: leave the losses apart, do not add them up
+        # Line 2: leave the losses apart, do not add them up. Most methods look at one batch a step.
+        losses = [trial.losses(batch) for batch in batches]
         optimizer.zero_grad()
-        optimizer.backward(losses)  # line 3: in place of sum(losses).backward()
+        optimizer.backward(*losses)  # line 3: in place of sum(losses).backward()
         optimizer.step()
         history.seconds.append(time.perf_counter() - start)
 
         if scheduler is not None:
             scheduler.step()
+        if isinstance(weighting, EpochWise) and step % job.epoch_steps == 0:
+            weighting.end_epoch()
         if step % job.evaluate_every == 0 or step == steps:
             history.steps.append(step)
             history.metrics.append(trial.evaluate())

@@ -4,6 +4,16 @@ A new job is a file with a subclass of :class:`Job` and its line here.
 """
 
 from mtlfast.jobs.base import REGISTRY, Job, Metric, Trial, get, require_packages
+from mtlfast.jobs.burgers import Burgers
 from mtlfast.jobs.multidigits import MultiDigits
 
-__all__ = ["REGISTRY", "Job", "Metric", "MultiDigits", "Trial", "get", "require_packages"]
+__all__ = [
+    "REGISTRY",
+    "Burgers",
+    "Job",
+    "Metric",
+    "MultiDigits",
+    "Trial",
+    "get",
+    "require_packages",
+]

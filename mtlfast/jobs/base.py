@@ -22,6 +22,8 @@ class Metric:
     Attributes:
         key: Its name in ``evaluate()`` and in ``summary.json``.
         label: What the table and the figure call it.
+        measured: Where it is measured, for the figure's title.
+        lower_is_better: True for an error, False for an accuracy.
         limits: Range of its axis in the figure; None fits the data.
         log_scale: Whether its axis is logarithmic.
         reference: A value worth a line in the figure, with its explanation.
@@ -29,6 +31,8 @@ class Metric:
 
     key: str
     label: str
+    measured: str = "on test data"
+    lower_is_better: bool = False
     limits: tuple[float, float] | None = None
     log_scale: bool = False
     reference: tuple[float, str] | None = None
@@ -56,7 +60,15 @@ class Trial(ABC):
 
     @abstractmethod
     def evaluate(self) -> dict[str, float]:
-        """Returns every metric of the job on its test data, by key."""
+        """Returns every metric of the job on its test data, by key; NaN where it diverged."""
+
+    def kpis(self, batch: Any) -> Tensor | None:
+        """Returns how well each task does on this batch, [K] in (0, 1], or None if unknown.
+
+        A method that weights tasks by such key performance indicators is told them every step.
+        """
+        del batch
+        return None
 
     def scheduler(
         self, optimizer: torch.optim.Optimizer
@@ -85,11 +97,15 @@ class Job(ABC):
         methods: Methods that run when none is asked for.
         steps: Default number of training steps.
         evaluate_every: Steps between two evaluations.
+        epoch_steps: Steps of an epoch, for the methods that go by epochs.
         threads: Default number of threads; None leaves torch's own.
         requires: Importable packages that it needs, as ``{module: pip name}``.
-        options: Arguments of the methods whose published setting on this job is not the default,
-            as ``{method: {argument: value}}``.
+        options: Arguments of the methods that have no default for them, or whose best known
+            setting on this job is not the default, as ``{method: {argument: value}}``.
         unsupported: Methods that cannot run here, as ``{method: reason}``.
+        expected: What the first metric should be after the default number of steps, as ``{method:
+            (mean, standard deviation over five seeds or None)}``; from another implementation of
+            the job and of the methods.
         labels: Names of methods in the table and the figure, where not the name of the class.
     """
 
@@ -102,10 +118,12 @@ class Job(ABC):
     methods: ClassVar[tuple[str, ...]]
     steps: ClassVar[int]
     evaluate_every: ClassVar[int] = 50
+    epoch_steps: ClassVar[int] = 100
     threads: ClassVar[int | None] = None
     requires: ClassVar[Mapping[str, str]] = MappingProxyType({})
     options: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
     unsupported: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    expected: ClassVar[Mapping[str, tuple[float, float | None]]] = MappingProxyType({})
     labels: ClassVar[Mapping[str, str]] = MappingProxyType({"sum": "equal weighting"})
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
