@@ -19,7 +19,21 @@ import torch
 from torch import Tensor
 
 from mtlfast import ops
-from mtlfast.weighting import CAGrad, ColumnWise, Constant, GradNorm, Mean, PCGrad, Sum, Weighting
+from mtlfast.weighting import (
+    CRMOGM,
+    DBMTL,
+    CAGrad,
+    ColumnWise,
+    Constant,
+    GradNorm,
+    Mean,
+    MoCo,
+    MoDo,
+    PCGrad,
+    SDMGrad,
+    Sum,
+    Weighting,
+)
 
 BACKENDS = ("native", "reference")
 
@@ -120,6 +134,24 @@ ROWS = [
         )
         for alpha in (0.12, 1.5)
     ),
+    Row("moco", lambda k: MoCo(), stateful=True, scale_free=False),
+    Row(
+        "moco-decays",
+        lambda k: MoCo(0.5, 0.1, 0.0, 0.5, 0.5),
+        stateful=True,
+        scale_free=False,
+    ),
+    Row("modo", lambda k: MoDo(), alone=2.0, stateful=True, scale_free=False),
+    Row("modo-mean", lambda k: MoDo(reduction="mean"), stateful=True, scale_free=False),
+    Row("sdmgrad", lambda k: SDMGrad(), stateful=True),
+    Row("dbmtl", lambda k: DBMTL(), stateful=True),
+    Row("dbmtl-0", lambda k: DBMTL(beta=0.0)),
+    Row("crmogm-mean", lambda k: CRMOGM("mean"), factor=lambda k: 1 / k, stateful=True),
+    Row("crmogm-pcgrad", lambda k: CRMOGM("pcgrad"), stateful=True, drawn=True),
+    Row("crmogm-cagrad", lambda k: CRMOGM(CAGrad(0.4)), alone=1.4, stateful=True),
+    Row("crmogm-gradnorm", lambda k: CRMOGM(GradNorm(), 0.5), stateful=True),
+    Row("crmogm-sdmgrad", lambda k: CRMOGM(SDMGrad()), stateful=True),
+    Row("crmogm-dbmtl", lambda k: CRMOGM(DBMTL()), stateful=True),
 ]
 
 

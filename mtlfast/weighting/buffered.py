@@ -49,11 +49,21 @@ class Buffered(Weighting):
         it into a weighting built with the same options.
         """
         state = super().state_dict()
-        if self._buffer is not None and self.state_layout[0][0] in state:
-            state["buffer"] = [[x if x is None else x.clone() for x in row] for row in self._buffer]
+        if self.keeps_buffers and any(name in state for name, _ in self.state_layout):
+            rows = self._buffer or []
+            state["buffer"] = [[x if x is None else x.clone() for x in row] for row in rows]
         return state
 
     # For subclasses
+
+    def _step_number(self, task_grads: TaskGrads, losses: Tensor) -> Tensor:
+        """The number of this step, from 1: a float64 scalar on the gradients' device.
+
+        The first number of the state is how many steps were made before.
+        """
+        device = next((g.device for row in task_grads for g in row if g is not None), losses.device)
+        one = torch.ones((), dtype=torch.float64, device=device)
+        return one if self._state is None else one + self._state[0].to(device)
 
     def _previous(self, task_grads: TaskGrads) -> Rows:
         """The buffers as wide as these gradients, with their devices and dtypes.
@@ -112,13 +122,14 @@ class Buffered(Weighting):
 
     def _load(self, entries: dict[str, Any]) -> None:
         rows = None
-        if entries:
+        if entries and self.keeps_buffers:
             checks.entries(entries, [*(name for name, _ in self.state_layout), "buffer"])
             _, num_tasks = layout.join(self.state_layout, entries)
             rows = _checked(entries.pop("buffer"), num_tasks)
         super()._load(entries)
         self._buffer, self._arriving = rows, None
-        self._state_tasks = 0 if rows is None else len(rows)
+        if rows is not None:
+            self._state_tasks = len(rows)
 
 
 def _fitted(name: str, buffer: Tensor | None, like: Tensor | None) -> Tensor | None:
@@ -148,12 +159,14 @@ def _take_back(finite: Tensor, arrived: Rows, previous: Rows) -> None:
                 new.masked_fill_(~finite, 0.0)
 
 
-def _checked(value: object, num_tasks: int) -> Rows:
+def _checked(value: object, num_tasks: int) -> Rows | None:
     """Copies of the rows in a state_dict, of ``num_tasks`` tasks (-1: of any number)."""
     wanted = f"{'K' if num_tasks < 0 else num_tasks} lists of T finite floating tensors or None"
     message = f"state_dict['buffer']: expected {wanted}, found "
-    if not isinstance(value, list) or not value or not all(isinstance(x, list) for x in value):
+    if not isinstance(value, list) or not all(isinstance(row, list) for row in value):
         raise ValueError(f"{message}{type(value).__name__}")
+    if not value:  # the solver was called, and no gradients were
+        return None
     if num_tasks >= 0 and len(value) != num_tasks:
         raise ValueError(f"{message}{len(value)} lists")
     if any(len(row) != len(value[0]) for row in value):
