@@ -54,6 +54,7 @@ class Row:
     bound: float = float("inf")  # |d| <= bound |g0| wherever the answer is degenerate, for factor 1
     stateful: bool = False  # a call changes the state
     scale_free: bool = True  # the same weights for s J
+    amp: bool = True  # the update grows with the losses, so that GradScaler can unscale it
     symmetric: bool = True  # renaming the tasks renames the weights
     least: int = 1  # the smallest K that the method takes
     drawn: bool = False  # without `order` and the like the answer is random
@@ -145,10 +146,10 @@ ROWS = [
     Row("modo-mean", lambda k: MoDo(reduction="mean"), stateful=True, scale_free=False),
     Row("sdmgrad", lambda k: SDMGrad(), stateful=True),
     Row("dbmtl", lambda k: DBMTL(), stateful=True),
-    Row("dbmtl-0", lambda k: DBMTL(beta=0.0)),
+    Row("dbmtl-0", lambda k: DBMTL(beta=0.0), amp=False),
     Row("crmogm-mean", lambda k: CRMOGM("mean"), factor=lambda k: 1 / k, stateful=True),
     Row("crmogm-pcgrad", lambda k: CRMOGM("pcgrad"), stateful=True, drawn=True),
-    Row("crmogm-cagrad", lambda k: CRMOGM(CAGrad(0.4)), alone=1.4, stateful=True),
+    Row("crmogm-dbmtl-0", lambda k: CRMOGM(DBMTL(0.0)), amp=False, stateful=True),
     Row("crmogm-gradnorm", lambda k: CRMOGM(GradNorm(), 0.5), stateful=True),
     Row("crmogm-sdmgrad", lambda k: CRMOGM(SDMGrad()), stateful=True),
     Row("crmogm-dbmtl", lambda k: CRMOGM(DBMTL()), stateful=True),

@@ -48,13 +48,17 @@ def assert_same(found: Any, expected: Any) -> None:
 
 
 def assert_same_state(found: Any, expected: Any, rtol: float = 0.0) -> None:
-    """State dicts of any depth; also their numbers and strings."""
+    """State dicts of any depth, also their lists, numbers and strings."""
     if isinstance(expected, Tensor):
         torch.testing.assert_close(found, expected, rtol=rtol, atol=rtol / 1000, equal_nan=True)
     elif isinstance(expected, dict):
         assert list(found) == list(expected)
         for key, value in expected.items():
             assert_same_state(found[key], value, rtol)
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for ours, theirs in zip(found, expected, strict=True):
+            assert_same_state(ours, theirs, rtol)
     else:
         assert found == expected
 
@@ -157,15 +161,16 @@ def balance(
     jacobian = torch.stack([flat(row) for row in rows])
     values = torch.stack([loss.detach().double().reshape(()) for loss in losses])
     weights = call(weighting, jacobian @ jacobian.T, values, order)
+    own_weights = weighting.own_weights(weights, values)
     for t, param in enumerate(params):
         if not reach[t]:
             continue
         total = torch.zeros_like(param, dtype=torch.float64)
-        for weight, row in zip(weights, rows, strict=True):
-            weighted = id(param) in shared_ids or weighting.weights_losses
+        factors = weights if id(param) in shared_ids else own_weights
+        for factor, row in zip(factors, rows, strict=True):
             grad = row[t]
             if grad is not None:
-                total += (weight if weighted else 1.0) * grad.double()
+                total += factor * grad.double()
         if param.grad is not None:
             total += param.grad.double()
         param.grad = total.to(param.dtype)

@@ -107,7 +107,8 @@ def test_trains_as_by_hand(row: Row, inner: str) -> None:
 
 def test_single_task(row: Row) -> None:
     optimizer = check_training(Mlp(1), lambda: row.make(1), steps=2)
-    torch.testing.assert_close(last_weights(optimizer), torch.tensor([row.alone]).double())
+    if not optimizer.weighting.needs_losses:  # `alone` is for a loss of 1
+        torch.testing.assert_close(last_weights(optimizer), torch.tensor([row.alone]).double())
 
 
 def test_many_tasks() -> None:

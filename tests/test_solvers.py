@@ -17,6 +17,7 @@ from cases import (
     random_jacobian,
     random_losses,
 )
+from models import assert_same_state
 from torch import Tensor
 
 from mtlfast.reference import scaffold
@@ -78,8 +79,7 @@ def test_native_agrees_with_reference(row: Row, num_tasks: int) -> None:
             assert_same_direction(found, expected, jacobian, error)
         expected_state = methods["reference"].state_dict()
         found_state = methods["native"].state_dict()
-        assert found_state.pop("method") == expected_state.pop("method")
-        torch.testing.assert_close(found_state, expected_state, rtol=1e-9, atol=1e-12)
+        assert_same_state(found_state, expected_state, 1e-9)
 
 
 @pytest.mark.parametrize("name", BACKENDS)
