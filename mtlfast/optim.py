@@ -13,7 +13,7 @@ from mtlfast import jacobian, ops
 from mtlfast.diagnostics import StepInfo
 from mtlfast.jacobian import TaskGradients
 from mtlfast.losses import Losses, TaskLosses
-from mtlfast.pending import Blocks, Pending
+from mtlfast.pending import Blocks, Pending, transformed
 from mtlfast.weighting import ColumnWise, Weighting, get
 
 _NONFINITE = ("propagate", "drop", "raise")
@@ -204,7 +204,8 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
             if not method.compares_raw:
                 if kept is not None:
                     rows = jacobian.masked(rows, kept_rows)
-                rows = method.transform(rows, losses)
+                every = [p for group in self.param_groups for p in group["params"]]
+                rows = transformed(method, rows, losses, blocks.shared_params, every)
                 gramian = ops.gramian(rows) if method.needs_gramian else None
             weights = None
             if not isinstance(method, ColumnWise):

@@ -25,6 +25,9 @@ class Buffered(Weighting):
     those to :meth:`_arrive`; when the step's solver has spoken, :meth:`_settle` keeps the new rows,
     or the old ones where NaN or Inf came in. Old rows are never written to: a snapshot, and with it
     every way back after an error, holds them by reference.
+
+    Column t of the task gradients is the same parameter in every step. One that no task reaches in
+    a step is None in all K rows: its buffers wait. New parameters stand behind the known ones.
     """
 
     keeps_buffers = True
@@ -66,13 +69,12 @@ class Buffered(Weighting):
         return one if self._state is None else one + self._state[0].to(device)
 
     def _previous(self, task_grads: TaskGrads) -> Rows:
-        """The buffers as wide as these gradients, with their devices and dtypes.
+        """The buffers of the columns that a task reaches now, with the gradients' device and dtype.
 
-        None where there is no buffer yet: before the first step, or for a tensor that no task had
-        reached so far. Tensors that are new to the method stand behind those that it knows.
+        None where there is no buffer yet, or no task reaches the column.
 
         Raises:
-            ValueError: fewer or more tasks, fewer tensors or other shapes than in earlier calls.
+            ValueError: other tasks, fewer tensors or other shapes than in earlier calls.
         """
         width = len(task_grads[0])
         if self._buffer is None:
@@ -94,8 +96,8 @@ class Buffered(Weighting):
         ]
         return [
             [
-                _fitted(f"task_grads[{k}][{t}]", row[t] if t < known else None, likes[t])
-                for t in range(width)
+                _fitted(f"task_grads[{k}][{t}]", row[t] if t < known else None, like)
+                for t, like in enumerate(likes)
             ]
             for k, row in enumerate(self._buffer)
         ]
@@ -118,6 +120,11 @@ class Buffered(Weighting):
                 return
         else:
             _take_back(self._status != _NON_FINITE, arrived, self._previous(arrived))
+        if self._buffer is not None:
+            arrived = [
+                [*map(_newer, new_row, old_row), *new_row[len(old_row) :]]
+                for new_row, old_row in zip(arrived, self._buffer, strict=True)
+            ]
         self._buffer = arrived
 
     def _load(self, entries: dict[str, Any]) -> None:
@@ -132,10 +139,14 @@ class Buffered(Weighting):
             self._state_tasks = len(rows)
 
 
+def _newer(new: Tensor | None, old: Tensor | None) -> Tensor | None:
+    return old if new is None else new
+
+
 def _fitted(name: str, buffer: Tensor | None, like: Tensor | None) -> Tensor | None:
     """A buffer on the device and in the dtype of the gradients that it meets."""
     if buffer is None or like is None:
-        return buffer
+        return None
     if buffer.shape != like.shape:
         raise ValueError(
             f"{name}: expected shape {list(buffer.shape)} as in earlier calls, "
