@@ -249,8 +249,9 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
 
         Args:
             closure: for optimizers that evaluate several times, such as LBFGS: it clears nothing,
-                computes the losses and returns them, in any form that :meth:`backward` takes. Here
-                the gradients are cleared, balanced, and ``Σ_k w_k L_k`` is what the optimizer sees.
+                computes the losses and returns them, in any form that :meth:`backward` takes (a
+                sequence of B such where the method compares B batches). Here the gradients are
+                cleared, balanced, and ``Σ_k w_k L_k`` is what the optimizer sees.
 
         Returns:
             What the wrapped optimizer's step returns.
@@ -266,7 +267,8 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
     def _evaluate(self, closure: Callable[[], Any]) -> Tensor:
         with torch.enable_grad():
             self.zero_grad()
-            self.backward(closure())
+            found = closure()
+            self.backward(*(found if self.weighting.num_batches > 1 else (found,)))
         assert self.last is not None
         return self.last.objective
 
