@@ -82,3 +82,29 @@ def refused(
     with pytest.raises(error, match=message):
         optimizer.backward(*losses)
     snapshot.check()
+
+
+# Points of the simplex
+
+
+def assert_on_simplex(weights: Tensor) -> None:
+    assert bool((weights >= 0).all())
+    torch.testing.assert_close(float(weights.sum()), 1.0, rtol=0, atol=1e-12)
+
+
+def nearest_on_simplex(point: Tensor) -> Tensor:
+    """By bisection of the threshold."""
+    low, high = float(point.max()) - 1, float(point.max())
+    for _ in range(200):
+        middle = (low + high) / 2
+        if float((point - middle).clamp(min=0).sum()) > 1:
+            low = middle
+        else:
+            high = middle
+    return (point - high).clamp(min=0)
+
+
+def assert_stationary(slopes: Tensor, weights: Tensor) -> None:
+    """No way down along the simplex: the support has the smallest slope."""
+    lowest = float(slopes.min())
+    assert float((weights * (slopes - lowest)).sum()) < 1e-9 * float(slopes.abs().max())
