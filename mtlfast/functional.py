@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mtlfast import ops
-from mtlfast.weighting import ColumnWise, Weighting, get
+from mtlfast.weighting import ColumnWise, Weighting, checks, get
 
 Array = Any
 """A torch tensor, a NumPy array, or another array with DLPack, such as CuPy's."""
@@ -108,13 +108,16 @@ def aggregate(
             f"J: expected shape [{batches} K, P], the rows of {batches} batches, "
             f"found {list(jacobian.shape)}"
         )
+    size = len(jacobian) // batches
     values = None if losses is None else _real("losses", losses).detach()
-    told = values
-    if told is None:
-        if method.needs_losses:
-            raise ValueError(f"losses: {type(method).__name__} expected [K], found None")
-        size = len(jacobian) // batches
-        told = torch.zeros(size, dtype=torch.float64, device=jacobian.device)
+    if values is None and method.needs_losses:
+        raise ValueError(f"losses: {type(method).__name__} expected [K], found None")
+    told = torch.zeros(size, dtype=torch.float64, device=jacobian.device)
+    if values is not None:
+        checks.floats("losses", "[K]", values)
+        if values.shape != told.shape:
+            raise ValueError(f"losses: expected shape [{size}], found {list(values.shape)}")
+        told.copy_(values)
     extras = {name: _tensor(value) for name, value in inputs.items()}
     before = method.snapshot()
     try:

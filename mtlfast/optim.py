@@ -13,7 +13,7 @@ from mtlfast import jacobian, ops
 from mtlfast.diagnostics import StepInfo
 from mtlfast.jacobian import TaskGradients
 from mtlfast.losses import Losses, TaskLosses
-from mtlfast.pending import Blocks, Pending
+from mtlfast.pending import Blocks, Pending, transformed
 from mtlfast.weighting import ColumnWise, Weighting, get
 
 _NONFINITE = ("propagate", "drop", "raise")
@@ -210,7 +210,8 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
             if not method.compares_raw:
                 if kept is not None:
                     rows = jacobian.masked(rows, kept_rows)
-                rows = method.transform(rows, losses)
+                every = [p for group in self.param_groups for p in group["params"]]
+                rows = transformed(method, rows, losses, blocks.shared_params, every)
                 gramian = ops.gramian(rows) if method.needs_gramian else None
             weights = None
             if not isinstance(method, ColumnWise):
@@ -254,8 +255,9 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
 
         Args:
             closure: for optimizers that evaluate several times, such as LBFGS: it clears nothing,
-                computes the losses and returns them, in any form that :meth:`backward` takes. Here
-                the gradients are cleared, balanced, and ``Σ_k w_k L_k`` is what the optimizer sees.
+                computes the losses and returns them, in any form that :meth:`backward` takes (a
+                sequence of B such where the method compares B batches). Here the gradients are
+                cleared, balanced, and ``Σ_k w_k L_k`` is what the optimizer sees.
 
         Returns:
             What the wrapped optimizer's step returns.
@@ -271,7 +273,8 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
     def _evaluate(self, closure: Callable[[], Any]) -> Tensor:
         with torch.enable_grad():
             self.zero_grad()
-            self.backward(closure())
+            found = closure()
+            self.backward(*(found if self.weighting.num_batches > 1 else (found,)))
         assert self.last is not None
         return self.last.objective
 

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from mtlfast import jacobian
 from mtlfast.jacobian import TaskGradients
+from mtlfast.ops import TaskGrads
+from mtlfast.weighting import Weighting
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,28 @@ class Blocks:
             compared=compared_rows,
             others=other_rows,
         )
+
+
+def transformed(
+    method: Weighting,
+    rows: TaskGrads,
+    losses: Tensor,
+    shared: list[Tensor],
+    params: list[Tensor],
+) -> TaskGrads:
+    """What the method makes of the rows of the shared parameters.
+
+    A method with buffers knows a parameter by its place among all ``params`` of the optimizer.
+    """
+    if not method.keeps_buffers:
+        return method.transform(rows, losses)
+    known = {id(param): t for t, param in enumerate(params)}
+    places = [known[id(param)] for param in shared]
+    wide: TaskGradients = [[None] * len(params) for _ in rows]
+    for wide_row, row in zip(wide, rows, strict=True):
+        for place, grad in zip(places, row, strict=True):
+            wide_row[place] = grad
+    return [[row[place] for place in places] for row in method.transform(wide, losses)]
 
 
 @dataclass

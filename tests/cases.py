@@ -21,6 +21,8 @@ from torch import Tensor
 from mtlfast import ops
 from mtlfast.weighting import (
     COSMOS,
+    CRMOGM,
+    DBMTL,
     DTP,
     DWA,
     FAMO,
@@ -47,10 +49,13 @@ from mtlfast.weighting import (
     GradVac,
     Krum,
     Mean,
+    MoCo,
+    MoDo,
     NashMTL,
     PCGrad,
     Random,
     Scalarization,
+    SDMGrad,
     Sum,
     UPGrad,
     Weighting,
@@ -354,6 +359,24 @@ ROWS = [
     Row("lbtw-epochs", lambda k: LBTW(2.0), stateful=True, after=_end_epoch),
     Row("dtp", lambda k: DTP()),
     Row("scalarization", lambda k: Scalarization(max)),
+    Row("moco", lambda k: MoCo(), stateful=True, scale_free=False),
+    Row(
+        "moco-decays",
+        lambda k: MoCo(0.5, 0.1, 0.0, 0.5, 0.5),
+        stateful=True,
+        scale_free=False,
+    ),
+    Row("modo", lambda k: MoDo(), alone=2.0, stateful=True, scale_free=False),
+    Row("modo-mean", lambda k: MoDo(reduction="mean"), stateful=True, scale_free=False),
+    Row("sdmgrad", lambda k: SDMGrad(), stateful=True),
+    Row("dbmtl", lambda k: DBMTL(), stateful=True),
+    Row("dbmtl-0", lambda k: DBMTL(beta=0.0), loss_scale_free=False),
+    Row("crmogm-mean", lambda k: CRMOGM("mean"), factor=lambda k: 1 / k, stateful=True),
+    Row("crmogm-pcgrad", lambda k: CRMOGM("pcgrad"), stateful=True, drawn=True),
+    Row("crmogm-dbmtl-0", lambda k: CRMOGM(DBMTL(0.0)), loss_scale_free=False, stateful=True),
+    Row("crmogm-gradnorm", lambda k: CRMOGM(GradNorm(), 0.5), stateful=True),
+    Row("crmogm-sdmgrad", lambda k: CRMOGM(SDMGrad()), stateful=True),
+    Row("crmogm-dbmtl", lambda k: CRMOGM(DBMTL()), stateful=True),
 ]
 
 

@@ -48,13 +48,17 @@ def assert_same(found: Any, expected: Any) -> None:
 
 
 def assert_same_state(found: Any, expected: Any, rtol: float = 0.0) -> None:
-    """State dicts of any depth; also their numbers and strings."""
+    """State dicts of any depth, also their lists, numbers and strings."""
     if isinstance(expected, Tensor):
         torch.testing.assert_close(found, expected, rtol=rtol, atol=rtol / 1000, equal_nan=True)
     elif isinstance(expected, dict):
         assert list(found) == list(expected)
         for key, value in expected.items():
             assert_same_state(found[key], value, rtol)
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for ours, theirs in zip(found, expected, strict=True):
+            assert_same_state(ours, theirs, rtol)
     else:
         assert found == expected
 

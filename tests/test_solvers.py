@@ -11,17 +11,21 @@ import torch
 from cases import (
     BACKENDS,
     PLAIN,
+    ROWS,
     Row,
     backend,
     call,
     random_jacobian,
     random_losses,
+    step,
 )
+from models import assert_same_state
 from torch import Tensor
 
 from mtlfast.reference import scaffold
-from mtlfast.weighting import CAGrad, GradNorm, PCGrad, Weighting
+from mtlfast.weighting import CAGrad, ColumnWise, GradNorm, PCGrad, Weighting
 
+OTHERS = [row for row in ROWS if row not in PLAIN and not isinstance(row.make(2), ColumnWise)]
 SIZES = [1, 2, 3, 5, 8, 16, 40, 64, 65]
 
 
@@ -73,9 +77,9 @@ def test_native_agrees_with_reference(row: Row, num_tasks: int) -> None:
             torch.manual_seed(0)
             weighting = methods[name] = row.make(num_tasks)
             answers[name], statuses[name] = [], []
-            for step in range(3 if row.stateful else 1):
+            for t in range(3 if row.stateful else 1):
                 with backend(name):
-                    losses = random_losses(num_tasks, step)
+                    losses = random_losses(num_tasks, t)
                     answers[name].append(call(weighting, gramian, losses, None))
                 statuses[name].append(weighting.status)
         assert statuses["native"] == statuses["reference"], kind
@@ -83,8 +87,28 @@ def test_native_agrees_with_reference(row: Row, num_tasks: int) -> None:
             assert_same_direction(found, expected, jacobian, error)
         expected_state = methods["reference"].state_dict()
         found_state = methods["native"].state_dict()
-        assert found_state.pop("method") == expected_state.pop("method")
-        torch.testing.assert_close(found_state, expected_state, rtol=1e-9, atol=1e-12)
+        assert_same_state(found_state, expected_state, 1e-9)
+
+
+@pytest.mark.parametrize("num_tasks", [1, 2, 3, 8, 40])
+@pytest.mark.parametrize("row", OTHERS, ids=str)
+def test_native_agrees_with_reference_over_steps(row: Row, num_tasks: int) -> None:
+    """Methods with buffers or several batches, whose weights are unique."""
+    for kind, jacobian in jacobians(num_tasks, seed=num_tasks):
+        methods: dict[str, Weighting] = {}
+        answers: dict[str, Tensor] = {}
+        for name in BACKENDS:
+            weighting = methods[name] = row.make(num_tasks)
+            with backend(name):
+                found = [
+                    step(row, weighting, (t + 1) * jacobian, random_losses(num_tasks, t), None)
+                    for t in range(3)
+                ]
+            answers[name] = torch.stack(found)
+        torch.testing.assert_close(answers["native"], answers["reference"], rtol=1e-9, atol=1e-12)
+        assert methods["native"].status == methods["reference"].status, kind
+        expected = methods["reference"].state_dict()
+        assert_same_state(methods["native"].state_dict(), expected, 1e-9)
 
 
 @pytest.mark.parametrize("name", BACKENDS)

@@ -85,13 +85,21 @@ def assert_same(found: Any, expected: Any) -> None:
     torch.testing.assert_close(found, expected, rtol=rtol, atol=atol, equal_nan=True)
 
 
-def assert_same_state(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    assert found.keys() == expected.keys()
-    for key, value in expected.items():
-        if isinstance(value, Tensor):
-            assert_same(found[key], value)
-        else:
-            assert found[key] == value
+def assert_same_state(found: Any, expected: Any) -> None:
+    """State dicts, with the dicts and lists of tensors in them."""
+    assert type(found) is type(expected)
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            assert_same_state(found[key], value)
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for ours, theirs in zip(found, expected, strict=True):
+            assert_same_state(ours, theirs)
+    elif isinstance(expected, Tensor):
+        assert_same(found, expected)
+    else:
+        assert found == expected
 
 
 # Every row
@@ -327,7 +335,7 @@ def test_manual_seed_reproduces(row: Row) -> None:
 def test_repr_rebuilds(row: Row) -> None:
     weighting = row.make(3)
     text = repr(weighting)
-    rebuilt = eval(text, {type(weighting).__name__: type(weighting)})
+    rebuilt = eval(text, {method.__name__: method for method in REGISTRY.values()})
     assert repr(rebuilt) == text
 
 

@@ -7,6 +7,8 @@
 #include "cagrad.h"
 #include "config.h"
 #include "cosmos.h"
+#include "crmogm.h"
+#include "dbmtl.h"
 #include "dtp.h"
 #include "dualproj.h"
 #include "dwa.h"
@@ -21,11 +23,14 @@
 #include "lbtw.h"
 #include "learned_scales.h"
 #include "mgda.h"
+#include "moco.h"
+#include "modo.h"
 #include "nash.h"
 #include "pbi.h"
 #include "pcd.h"
 #include "pcgrad.h"
 #include "rlw.h"
+#include "sdmgrad.h"
 #include "si.h"
 #include "stch.h"
 #include "upgrad.h"
@@ -35,6 +40,8 @@
   X("cagrad", Cagrad)          \
   X("config", Config)          \
   X("cosmos", Cosmos)          \
+  X("crmogm", Crmogm)          \
+  X("dbmtl", Dbmtl)            \
   X("dtp", Dtp)                \
   X("dualproj", Dualproj)      \
   X("dwa", Dwa)                \
@@ -49,12 +56,15 @@
   X("krum", Krum)              \
   X("lbtw", Lbtw)              \
   X("mgda", Mgda)              \
+  X("moco", Moco)              \
+  X("modo", Modo)              \
   X("nash_mtl", Nash)          \
   X("pbi", Pbi)                \
   X("pcd", Pcd)                \
   X("pcgrad", Pcgrad)          \
   X("random", Random)          \
   X("rlw", Rlw)                \
+  X("sdmgrad", Sdmgrad)        \
   X("si", Si)                  \
   X("stch", Stch)              \
   X("upgrad", Upgrad)          \

@@ -7,6 +7,8 @@ from mtlfast.weighting.column_wise import ColumnWise
 from mtlfast.weighting.config import ConFIG
 from mtlfast.weighting.constant import Constant
 from mtlfast.weighting.cosmos import COSMOS
+from mtlfast.weighting.crmogm import CRMOGM
+from mtlfast.weighting.dbmtl import DBMTL
 from mtlfast.weighting.dtp import DTP
 from mtlfast.weighting.dualproj import DualProj
 from mtlfast.weighting.dwa import DWA
@@ -22,12 +24,15 @@ from mtlfast.weighting.krum import Krum
 from mtlfast.weighting.lbtw import LBTW
 from mtlfast.weighting.mean import Mean
 from mtlfast.weighting.mgda import MGDA
+from mtlfast.weighting.moco import MoCo
+from mtlfast.weighting.modo import MoDo
 from mtlfast.weighting.nash import NashMTL
 from mtlfast.weighting.pbi import PBI
 from mtlfast.weighting.pcd import PCD
 from mtlfast.weighting.pcgrad import PCGrad
 from mtlfast.weighting.rlw import RLW, Random
 from mtlfast.weighting.scalarization import Scalarization
+from mtlfast.weighting.sdmgrad import SDMGrad
 from mtlfast.weighting.si import SI
 from mtlfast.weighting.stch import STCH
 from mtlfast.weighting.sum import Sum
@@ -36,6 +41,8 @@ from mtlfast.weighting.uw import UW
 
 __all__ = [
     "COSMOS",
+    "CRMOGM",
+    "DBMTL",
     "DTP",
     "DWA",
     "FAMO",
@@ -63,9 +70,12 @@ __all__ = [
     "GradVac",
     "Krum",
     "Mean",
+    "MoCo",
+    "MoDo",
     "NashMTL",
     "PCGrad",
     "Random",
+    "SDMGrad",
     "Scalarization",
     "Sum",
     "UPGrad",

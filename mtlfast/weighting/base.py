@@ -53,6 +53,8 @@ class Weighting(ABC):
         inputs: names of further keyword arguments of a call, such as "order".
         num_batches: B, on how many independent batches a step must see the K losses. The Gramian is
             then ``[B K, B K]``, one batch's tasks after another's, and there are B K weights.
+        keeps_buffers: True where :meth:`transform` carries K rows of buffers from step to step, so
+            that a step must bring the tensors of the step before.
         state_layout: names and shapes ("1", "K" or "KK") of the parts of the state, in the order of
             the solver's vector. All zeros is the fresh state.
         draws: True for a method with random numbers; it then has an option ``seed``.
@@ -66,10 +68,12 @@ class Weighting(ABC):
     weights_losses: bool = False
     inputs: tuple[str, ...] = ()
     num_batches: int = 1
+    keeps_buffers: bool = False
     state_layout: Layout = ()
     draws: ClassVar[bool] = False
     seed: int | None = None
 
+    _by_reference: ClassVar[frozenset[str]] = frozenset()  # attributes whose value never changes
     _status: Tensor | None = None
     _state: Tensor | None = None  # float64, laid out by state_layout
     _state_tasks: int = 0  # K of the state
@@ -212,17 +216,13 @@ class Weighting(ABC):
 
     def snapshot(self) -> dict[str, Any]:
         """Everything this weighting is, for :meth:`restore`; made without a synchronisation."""
-        return {
-            key: value.clone() if isinstance(value, Tensor) else copy.deepcopy(value)
-            for key, value in vars(self).items()
-        }
+        return {key: self._kept(key, value) for key, value in vars(self).items()}
 
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Goes back to a :meth:`snapshot` of this weighting, which may be used again."""
         vars(self).clear()
         for key, value in snapshot.items():
-            copied = value.clone() if isinstance(value, Tensor) else copy.deepcopy(value)
-            setattr(self, key, copied)
+            setattr(self, key, self._kept(key, value))
 
     def reset(self) -> None:
         """Forgets the state, as if the weighting were new: the next call is the first."""
@@ -265,6 +265,12 @@ class Weighting(ABC):
         return f"{type(self).__name__}({', '.join(shown)})"
 
     # For subclasses
+
+    def _kept(self, key: str, value: Any) -> Any:
+        """An attribute's value as a snapshot has it: a copy, where it could change."""
+        if key in self._by_reference:
+            return value
+        return value.clone() if isinstance(value, Tensor) else copy.deepcopy(value)
 
     def _state_tensors(self) -> dict[str, Tensor]:
         """The state by name; empty for a method without one, or before it has one."""

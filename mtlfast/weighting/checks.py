@@ -17,14 +17,17 @@ def number(
     high: float = math.inf,
     *,
     open_low: bool = False,
+    closed_high: bool = False,
 ) -> float:
-    """``value`` as a float in ``[low, high)``, or ``(low, high)`` with ``open_low``."""
+    """``value`` as a float in ``[low, high)``; ``open_low`` and ``closed_high`` change the ends."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{key}: expected a number, found {type(value).__name__}")
     above = value > low if open_low else value >= low
-    if not (math.isfinite(value) and above and value < high):
+    below = value <= high if closed_high else value < high
+    if not (math.isfinite(value) and above and below):
         left = "(" if open_low or math.isinf(low) else "["
-        raise ValueError(f"{key}: expected a number in {left}{low}, {high}), found {value}")
+        right = "]" if closed_high else ")"
+        raise ValueError(f"{key}: expected a number in {left}{low}, {high}{right}, found {value}")
     return float(value)
 
 
