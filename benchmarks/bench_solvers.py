@@ -45,9 +45,10 @@ def mean_of(
 @pytest.mark.parametrize("num_tasks", [2, 8, 40])
 @pytest.mark.parametrize("name", methods.names())
 def test_solver(name: str, num_tasks: int, interleaved: Interleaved, report: Report) -> None:
-    gramians = workloads.gramians(num_tasks)
+    method = methods.make(name)
+    gramians = methods.gramians(method, num_tasks)
     repeats = 1 if num_tasks == 40 else 20
-    whole = methods.weights_of(methods.make(name), num_tasks)
+    whole = methods.weights_of(method, num_tasks)
     variants = {"Weighting call": mean_of(whole, gramians, repeats)}
     if name in OPTIONS:
         rng = torch.tensor([0, 0]) if name == "pcgrad" else None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import mtlfast
+from benchmarks import workloads
 from mtlfast.weighting import REGISTRY, Weighting
 
 PEER_TASKS = 8  # K of the comparisons with TorchJD
@@ -48,6 +49,11 @@ def names() -> list[str]:
 def make(name: str) -> Weighting:
     """The method with its defaults."""
     return mtlfast.weighting.REGISTRY[name](*ARGUMENTS.get(name, tuple)())
+
+
+def gramians(method: Weighting, num_tasks: int) -> list[Tensor]:
+    """What the method is called with; of B batches where it compares B."""
+    return workloads.gramians(num_tasks * method.num_batches)
 
 
 def weights_of(method: Weighting, num_tasks: int) -> Callable[[Tensor], Tensor]:

@@ -50,6 +50,7 @@ SECTIONS = (
     "Errors",
     "Reference",
 )
+USE = "`adam` stands for any torch optimizer, `model_losses(batch)` for the K losses of a batch."
 NOTE = (
     "<!-- Written by docs/generate.py from the class's docstring: change that, then make docs. -->"
 )
@@ -81,8 +82,8 @@ def page(cls: type[Weighting], links: dict[str, str]) -> str:
     sections["Reference"] = [read.reference] if read.reference else []
     unknown = sections.keys() - {*SECTIONS}
     assert not unknown, unknown
-    lines = [NOTE, "", f"# {cls.__name__}", "", read.summary, "", *facts(method), "", "## Use", ""]
-    lines += ["```python", *use_lines(method, use), "```"]
+    lines = [NOTE, "", f"# {cls.__name__}", "", read.summary, "", *facts(method), ""]
+    lines += ["## Use", "", USE, "", "```python", *use_lines(method, use), "```"]
     for section in SECTIONS:
         blocks = sections.get(section)
         if blocks:

@@ -302,7 +302,7 @@ ROWS = [
     ),
     Row(
         "MoDo",
-        lambda k: mtlfast.MoDo(gamma=0.1, rho=0.1),
+        lambda k: mtlfast.MoDo(gamma=0.1, rho=0.1, reduction="mean"),
         lambda m, k: two_batches(m.jd.MoDoWeighting(gamma=0.1, rho=0.1)),
         steps=4,
     ),

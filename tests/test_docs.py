@@ -27,6 +27,7 @@ PAGES = sorted(
     ]
 )
 IDS = [str(page.relative_to(ROOT)) for page in PAGES]
+METHOD_PAGES = [page for page in PAGES if page.parent.name == "methods" and page.stem != "README"]
 BLOCK = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 pytestmark = pytest.mark.skipif(
@@ -59,7 +60,7 @@ def generate(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_pages_are_up_to_date() -> None:
     result = generate(ROOT, "--check")
-    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert (result.returncode, result.stdout) == (0, ""), result.stderr
 
 
 def test_every_method_has_a_page() -> None:
@@ -67,6 +68,17 @@ def test_every_method_has_a_page() -> None:
         m.name for m in mtlfast.weighting.REGISTRY.values() if m.__module__.startswith("mtlfast.")
     }
     assert {path.stem for path in (DOCS / "methods").glob("*.md")} == {*names, "README"}
+
+
+def test_every_page_has_its_sections() -> None:
+    wanted = ("## Use\n", "## Shapes\n", "## When to use it\n", "## When it fails\n")
+    texts = {page.stem: page.read_text() for page in METHOD_PAGES}
+    missing = {(name, part) for name, text in texts.items() for part in wanted if part not in text}
+    assert missing == set()
+
+
+def test_examples_are_of_methods(load: Callable[[str], Any]) -> None:
+    assert set(load("usage").USAGE) <= set(mtlfast.weighting.REGISTRY)
 
 
 def test_check_names_what_is_stale(tmp_path: Path) -> None:
@@ -262,9 +274,6 @@ def test_examples_run(page: Path) -> None:
         names["losses"] = names["model_losses"](names["batch"])
         if not peer or importlib.util.find_spec(peer) is not None:
             exec(compiled, names)
-
-
-METHOD_PAGES = [page for page in PAGES if page.parent.name == "methods" and page.stem != "README"]
 
 
 @pytest.mark.parametrize("page", METHOD_PAGES, ids=lambda page: page.stem)

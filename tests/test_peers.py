@@ -24,8 +24,8 @@ pytestmark = pytest.mark.filterwarnings("default")  # the peers' warnings are no
     [pytest.param(row, k, id=f"{row}-{k}") for row in ROWS for k in row.tasks],
 )
 def test_same_numbers(row: Row, num_tasks: int) -> None:
-    errors = {seed: max(differences(row, num_tasks, seed)) for seed in range(5)}
-    assert {seed: error for seed, error in errors.items() if not error <= row.tolerance} == {}
+    errors = [list(differences(row, num_tasks, seed)) for seed in range(5)]
+    assert all(error <= row.tolerance for run in errors for error in run), errors
 
 
 def differences(row: Row, num_tasks: int, seed: int) -> Iterator[float]:
@@ -156,8 +156,8 @@ DIFFERENCES = [
 @pytest.mark.parametrize("row", DIFFERENCES, ids=str)
 def test_known_difference(row: Row) -> None:
     """At least ``row.tolerance``: if a peer mends it, docs/coming-from.md must change."""
-    worst = max(max(differences(row, k, seed)) for k in row.tasks for seed in range(5))
-    assert worst >= row.tolerance
+    errors = [e for k in row.tasks for seed in range(5) for e in differences(row, k, seed)]
+    assert any(error >= row.tolerance for error in errors), errors
 
 
 def test_upgrad_of_short_gradients_is_the_mean_at_torchjd() -> None:

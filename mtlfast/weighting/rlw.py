@@ -70,7 +70,8 @@ class Random(RLW):
     Shapes: gramian ``[K, K]`` or losses ``[K]``, one of them to give K; neither is read -> weights
     ``[K]`` float64. A call takes ``normal=``, ``[K]``, the numbers z.
 
-    Never degenerate. It fails where losses differ in scale, as RLW does.
+    Never degenerate. Use it as RLW, under the name that a configuration already has. It fails where
+    losses differ in scale, as RLW does.
 
     State: seed and counter of the random numbers.
 
