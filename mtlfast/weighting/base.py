@@ -147,7 +147,8 @@ class Weighting(ABC):
     def transform(self, task_grads: TaskGrads, losses: Tensor) -> TaskGrads:
         """What the method compares and combines: the task gradients, or buffers made of them.
 
-        Called once a step before the weights; a method with buffers advances them here.
+        Called once a step before the weights; a method with buffers advances them here, and is
+        given the same T tensors in every step, in the same places (new ones behind them).
 
         Args:
             task_grads: K (B K) sequences of T tensors, or None where a task does not reach one.

@@ -25,8 +25,9 @@ class CRMOGM(Weighting):
     Shapes: as the wrapped method's: gramian ``[K, K]``, losses ``[K]`` -> weights ``[K]`` float64
     (``B K`` for a method of B batches). It needs, takes and transforms what the wrapped one does.
 
-    TorchJD's ``CRMOGMWeighting`` is the same. The paper lets alpha rise towards 1 as the learning
-    rate falls: set the attribute ``alpha`` between steps, for example to ``1 - lr / initial_lr``.
+    TorchJD's ``CRMOGMWeighting`` is the same (and takes a first average). The paper lets alpha rise
+    towards 1 as the learning rate falls: set the attribute ``alpha`` between steps, for example to
+    ``1 - lr / initial_lr``.
 
     Degenerate, and every other status, is what the wrapped method says; its weights enter the
     average whatever they are, unless one is not finite: then the weights are NaN and the average

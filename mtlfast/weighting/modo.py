@@ -23,8 +23,8 @@ class MoDo(Weighting):
     Shapes: gramian ``[2K, 2K]`` of both batches' gradients, first batch first -> weights ``[2K]``
     float64, twice lambda. A task-specific parameter gets the sum (mean) of its two gradients.
 
-    ``reduction="sum"`` is the authors' code, "mean" the paper's formula and TorchJD's example; both
-    take gamma and rho from 0.1. LibMTL updates by the gradients of a third batch.
+    ``reduction="sum"`` is the authors' code, "mean" TorchJD's example; all take gamma and rho from
+    0.1. LibMTL updates by the gradients of a third batch.
 
     Never degenerate: with zero gradients only rho moves lambda, towards 1/K. NaN or Inf in a
     gradient gives NaN weights and leaves lambda alone. Use it where MGDA suffers from noise and two
