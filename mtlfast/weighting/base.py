@@ -44,7 +44,8 @@ class Weighting(ABC):
 
     Attributes:
         name: key in :data:`REGISTRY` and in ``MultiTaskOptimizer(..., "name")``.
-        family: what the method looks at: "constant", "gramian", "loss", "column" or "buffer".
+        family: what the method looks at: "constant", "gramian", "loss", "column", or "buffer" for
+            more than one batch's gradients, in buffers or at once.
         paper: title, year and arXiv id; empty where there is none.
         needs_gramian: False where the weights do not depend on the Gramian.
         needs_losses: True where the losses must be given.

@@ -32,7 +32,7 @@ class MoDo(Weighting):
     bias is back then, and where gradients are large: gamma is a rate for squared gradients, hence
     depends on their scale.
 
-    State: lambda.
+    State: the task weights lambda.
 
     Args:
         gamma: rate of lambda, at least 0. Default 0.1.
@@ -47,7 +47,7 @@ class MoDo(Weighting):
     """
 
     name = "modo"
-    family = "gramian"
+    family = "buffer"
     paper = (
         "Three-Way Trade-Off in Multi-Objective Learning: Optimization, Generalization and "
         "Conflict-Avoidance, 2023, arXiv 2305.20057"
