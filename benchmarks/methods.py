@@ -42,8 +42,12 @@ TAKES_JACOBIAN = ("nash_mtl",)
 
 
 def names() -> list[str]:
-    """All methods of the Gramian family."""
-    return sorted(name for name, method in REGISTRY.items() if method.family == "gramian")
+    """All methods of the Gramian family, and those of several batches' Gramian."""
+    return sorted(
+        name
+        for name, method in REGISTRY.items()
+        if method.family == "gramian" or method.num_batches > 1
+    )
 
 
 def make(name: str) -> Weighting:

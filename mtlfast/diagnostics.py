@@ -79,7 +79,7 @@ class StepInfo:
     def objective(self) -> Tensor:
         """Scalar ``Σ_k w_k L_k`` on the device: with the weights held, ``grad`` is its gradient.
 
-        The mean loss where columns were combined.
+        The mean loss where columns were combined; no such function where buffers were.
         """
         if self._weights is None:
             return self._losses.mean()

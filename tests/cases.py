@@ -371,7 +371,7 @@ ROWS = [
     Row("sdmgrad", lambda k: SDMGrad(), stateful=True),
     Row("dbmtl", lambda k: DBMTL(), stateful=True),
     Row("dbmtl-0", lambda k: DBMTL(beta=0.0), loss_scale_free=False),
-    Row("crmogm-mean", lambda k: CRMOGM("mean"), factor=lambda k: 1 / k, stateful=True),
+    Row("crmogm-mean", lambda k: CRMOGM("mean"), stateful=True),
     Row("crmogm-pcgrad", lambda k: CRMOGM("pcgrad"), stateful=True, drawn=True),
     Row("crmogm-dbmtl-0", lambda k: CRMOGM(DBMTL(0.0)), loss_scale_free=False, stateful=True),
     Row("crmogm-gradnorm", lambda k: CRMOGM(GradNorm(), 0.5), stateful=True),

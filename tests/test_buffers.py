@@ -128,35 +128,42 @@ def test_dbmtl_buffers_by_hand() -> None:
 
 @pytest.mark.parametrize("beta", [0.0, 0.9])
 def test_dbmtl_degenerate(beta: float) -> None:
-    """Zero gradients get weight 0; losses that are not positive are told, and finite."""
-    jacobian = random_jacobian(3, 0)
+    """Zero gradients get weight 0, and so do tasks without a logarithm, which is told."""
+    jacobian = random_jacobian(4, 0)
     jacobian[1] = 0.0
     for losses, status in (
-        ([1.0, 2.0, 3.0], "ok"),
-        ([1.0, 0.0, 3.0], "degenerate"),
-        ([1.0, -2.0, 3.0], "degenerate"),
-        ([0.0, 0.0, 0.0], "degenerate"),
-        ([-1e-8, 1.0, 1e300], "degenerate"),
+        ([1.0, 2.0, 3.0, 1.0], "ok"),
+        ([1.0, 1.0, 1e-100, 1e100], "ok"),
+        ([1.0, 2.0, 3.0, 0.0], "degenerate"),
+        ([1.0, -2.0, 3.0, -1e-8], "degenerate"),
+        ([0.0, -1.0, 0.0, -1e300], "degenerate"),
     ):
         method, values = DBMTL(beta), torch.tensor(losses, dtype=torch.float64)
         rows = method.transform([[row] for row in jacobian], values)
         weights = method(ops.gramian(rows), values)
         assert method.status == status
         assert weights.isfinite().all()
-        assert float(weights[1]) == 0.0
-        assert bool((weights[[0, 2]] > 0).all()) or losses[2] == 1e300
+        alive = (values > 0) & jacobian.any(1)
+        assert_same(weights > 0, alive)
+        assert_same(method.own_weights(weights, values) > 0, values > 0)
     method = DBMTL(beta)
     assert not method(torch.zeros(3, 3), torch.ones(3)).any()
     assert method.status == "degenerate"
 
 
-def test_dbmtl_of_a_negative_loss_goes_down() -> None:
-    """The sign of the gradient stays: |L| stands in for L."""
-    jacobian = random_jacobian(2, 0)
-    losses = torch.tensor([-2.0, 3.0]).double()
-    assert_same(
-        aggregate(jacobian, DBMTL(0.0), losses), aggregate(jacobian, DBMTL(0.0), losses.abs())
-    )
+@pytest.mark.parametrize("beta", [0.0, 0.9])
+def test_dbmtl_without_a_logarithm_is_the_others_step(beta: float) -> None:
+    """The task leaves; a zero enters its average, from which it returns."""
+    method, others = DBMTL(beta), DBMTL(beta)
+    for t, loss in enumerate((1.0, -1.0, 0.0, 2.0)):
+        jacobian = random_jacobian(3, t)
+        losses = torch.tensor([0.5, loss, 2.0]).double()
+        found = aggregate(jacobian, method, losses)
+        alone = aggregate(jacobian[[0, 2]], others, losses[[0, 2]])
+        if t in (1, 2):
+            torch.testing.assert_close(found, alone)
+        else:
+            assert not torch.allclose(found, alone)
 
 
 # Buffers

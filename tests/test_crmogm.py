@@ -12,7 +12,7 @@ from cases import BACKENDS, backend, batches, random_jacobian, random_losses
 from models import Mlp, Snapshot, assert_same, assert_same_state, wrap
 from torch import Tensor
 
-from mtlfast import CRMOGM, DBMTL, CAGrad, Constant, GradNorm, MoCo, MoDo, PCGrad, SDMGrad, ops
+from mtlfast import CRMOGM, DBMTL, UW, CAGrad, Constant, GradNorm, MoCo, MoDo, PCGrad, SDMGrad, ops
 from mtlfast.ops import TaskGrads
 from mtlfast.weighting import ColumnWise, Weighting
 
@@ -125,6 +125,22 @@ def test_weights_that_are_not_finite_stay_out_of_the_average() -> None:
         else:
             assert method.status == "ok"
     torch.testing.assert_close(weights, torch.tensor([2.0, 4.0]).double())
+
+
+def test_parameters_are_those_of_the_method() -> None:
+    """Learned scales in the user's optimizer are no task's parameters, but get their slopes."""
+    model = Mlp()
+    method = CRMOGM(UW(None, num_tasks=3), 0.5)
+    (scales,) = method.parameters()
+    optimizer = wrap(model, method)
+    optimizer.add_param_group({"params": [scales]})
+    before = scales.detach().clone()
+    for step in range(2):
+        optimizer.zero_grad()
+        optimizer.backward(model.losses(step))
+        assert scales.grad is not None
+        optimizer.step()
+    assert not torch.equal(scales.detach(), before)
 
 
 def test_status_is_that_of_the_method() -> None:

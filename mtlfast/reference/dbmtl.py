@@ -16,8 +16,8 @@ def solve(problem: Problem) -> tuple[Tensor, int]:
     """Weights of DB-MTL: the longest log-loss gradient over the length of each compared gradient.
 
     Options: ``buffered`` (0: the Gramian is that of the raw gradients, 1: of buffers of log-loss
-    gradients). State ``[1]`` or None: calls so far. Zero gradients get weight 0. Degenerate: all
-    are zero, or a loss is not above zero.
+    gradients). State ``[1]`` or None: calls so far. Zero gradients and tasks without a positive
+    loss get weight 0. Degenerate: there is such a loss, or all gradients are zero.
     """
     (buffered,) = problem.options
     losses = problem.losses
@@ -25,8 +25,10 @@ def solve(problem: Problem) -> tuple[Tensor, int]:
         return torch.full((problem.num_tasks,), math.nan, dtype=torch.float64), scaffold.NON_FINITE
     if problem.state is not None:
         problem.state[0] += 1
-    norms = problem.gramian.diagonal().clamp(min=0).sqrt()
-    longest = (norms if buffered else norms / (losses.abs() + 1e-8)).max()
+    positive = losses > 0
+    norms = torch.where(positive, problem.gramian.diagonal().clamp(min=0).sqrt(), 0.0)
+    lengths = norms if buffered else torch.where(positive, norms / (losses + 1e-8), 0.0)
+    longest = lengths.max()
     weights = torch.where(norms > 0, longest / norms, 0.0)
-    usable = bool((losses > 0).all()) and bool(longest > 0)
-    return weights, scaffold.OK if usable else scaffold.DEGENERATE
+    proper = bool(positive.all()) and bool(longest > 0)
+    return weights, scaffold.OK if proper else scaffold.DEGENERATE

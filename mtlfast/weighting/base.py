@@ -44,7 +44,8 @@ class Weighting(ABC):
 
     Attributes:
         name: key in :data:`REGISTRY` and in ``MultiTaskOptimizer(..., "name")``.
-        family: what the method looks at: "constant", "gramian", "loss", "column" or "buffer".
+        family: what the method looks at: "constant", "gramian", "loss", "column", or "buffer" for
+            more than one batch's gradients, in buffers or at once.
         paper: title, year and arXiv id; empty where there is none.
         needs_gramian: False where the weights do not depend on the Gramian.
         needs_losses: True where the losses must be given.
@@ -147,7 +148,8 @@ class Weighting(ABC):
     def transform(self, task_grads: TaskGrads, losses: Tensor) -> TaskGrads:
         """What the method compares and combines: the task gradients, or buffers made of them.
 
-        Called once a step before the weights; a method with buffers advances them here.
+        Called once a step before the weights; a method with buffers advances them here, and is
+        given the same T tensors in every step, in the same places (new ones behind them).
 
         Args:
             task_grads: K (B K) sequences of T tensors, or None where a task does not reach one.

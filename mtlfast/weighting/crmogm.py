@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from mtlfast.ops import TaskGrads
 from mtlfast.weighting import checks
@@ -15,7 +16,7 @@ from mtlfast.weighting.column_wise import ColumnWise
 
 
 class CRMOGM(Weighting):
-    """Smooths the weights of another method by a moving average, which makes it converge.
+    """Smooths the weights of another method by a moving average over the steps.
 
     Methods that choose their weights by the gradients at hand, such as MGDA, PCGrad or CAGrad, need
     not converge with minibatches: the weights depend on the batch. Here ``lambda_k = alpha
@@ -25,8 +26,9 @@ class CRMOGM(Weighting):
     Shapes: as the wrapped method's: gramian ``[K, K]``, losses ``[K]`` -> weights ``[K]`` float64
     (``B K`` for a method of B batches). It needs, takes and transforms what the wrapped one does.
 
-    TorchJD's ``CRMOGMWeighting`` is the same. The paper lets alpha rise towards 1 as the learning
-    rate falls: set the attribute ``alpha`` between steps, for example to ``1 - lr / initial_lr``.
+    TorchJD's ``CRMOGMWeighting`` is the same (and takes a first average). The paper lets alpha rise
+    towards 1 as the learning rate falls: set the attribute ``alpha`` between steps, for example to
+    ``1 - lr / initial_lr``.
 
     Degenerate, and every other status, is what the wrapped method says; its weights enter the
     average whatever they are, unless one is not finite: then the weights are NaN and the average
@@ -130,6 +132,10 @@ class CRMOGM(Weighting):
         if isinstance(own, str) or isinstance(wrapped, str):
             return own if isinstance(wrapped, str) else wrapped
         return torch.maximum(own, wrapped)  # its own is 0, or 3 for what is not finite
+
+    def parameters(self) -> Iterator[Parameter]:
+        """As the wrapped method."""
+        return self.weighting.parameters()
 
     def prepare(self, device: torch.device) -> None:
         """As the wrapped method."""

@@ -31,15 +31,18 @@ class DBMTL(Buffered):
     weights do not depend on the scale.
 
     A zero gradient gets weight 0. Degenerate (see ``status``): all are zero, or a loss is not above
-    zero, where the logarithm has no meaning: ``|L_i| + 1e-8`` stands in for ``L_i + 1e-8``. Where a
-    gradient or loss is not finite the weights are NaN and buffers and state stay as they were. Use
-    it where losses differ in scale by decades. It fails where a loss falls to zero: its log-loss
-    gradient, and with it the whole update, grows without bound; and where a task is learned, since
-    its gradient is then noise brought to full length. In half precision slow changes of a buffer
-    are lost.
+    zero. Such a task has no logarithm and leaves the step: weight 0, for its own parameters too,
+    and a zero in its average. Where a gradient or loss is not finite the weights are NaN and
+    buffers and state stay as they were. Use it where losses differ in scale by decades. It fails
+    where a loss falls towards zero: its log-loss gradient, and with it the whole update, grows
+    without bound; where a task is learned, since its gradient is then noise brought to full length;
+    and under ``GradScaler``, which divides an update that did not grow with the losses: give it
+    losses that are not scaled. In float16 buffers overflow where ``|g_i| / L_i`` is above 65504, in
+    any half type slow changes of them are lost.
 
-    Memory: with ``beta > 0`` ``K P`` elements of the gradients' dtype between steps, two times that
-    beside the task gradients during a step; none with ``beta=0``.
+    Memory: with ``beta > 0`` ``K P`` elements of the gradients' dtype between steps, ``2 K P`` from
+    ``backward`` to ``step`` (the former buffers are the way back), beside the task gradients; none
+    with ``beta=0``.
 
     State: number of updates, and the buffers under "buffer"; none with ``beta=0``.
 
@@ -86,12 +89,13 @@ class DBMTL(Buffered):
         )
 
     def own_weights(self, weights: Tensor, losses: Tensor) -> Tensor:
-        """``[K]`` factors that make a task's own gradients those of its log loss."""
+        """``[K]`` factors that make a task's own gradients those of its log loss; 0 without one."""
         del weights
         return self._log_slopes(losses)
 
     def _log_slopes(self, losses: Tensor) -> Tensor:
-        return 1 / (losses.double().abs() + _OFFSET)
+        losses = losses.double()
+        return torch.where(losses > 0, 1 / (losses + _OFFSET), losses * 0.0)  # NaN stays NaN
 
     def _weights(self, call: Call) -> Tensor:
         weights = self._solve(

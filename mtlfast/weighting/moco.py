@@ -34,11 +34,12 @@ class MoCo(Buffered):
     its buffer is not finite the weights are NaN and buffers and state stay as they were, so that a
     step that ``GradScaler`` skips does no harm. Use it where batches are small and noisy. It fails
     where gradients are large: gamma is a rate for squared gradients, hence depends on their scale,
-    and with gamma ``|g|²`` much above 1 lambda jumps from corner to corner. The buffers lag, by
-    about 1/beta steps, and in half precision steps of less than 1/256 of a buffer are lost.
+    and with gamma ``|g|²`` much above 1 lambda jumps from corner to corner; scaled losses are of
+    that kind, and a scale that ``GradScaler`` changes is in the buffers late. They lag by about
+    1/beta steps, and in half precision steps of less than 1/256 of a buffer are lost.
 
-    Memory: ``K P`` elements of the gradients' dtype between steps, two times that beside the task
-    gradients during a step.
+    Memory: ``K P`` elements of the gradients' dtype between steps, ``2 K P`` from ``backward`` to
+    ``step`` (the former buffers are the way back), beside the task gradients.
 
     State: number of updates, lambda, and the buffers under "buffer".
 

@@ -23,8 +23,8 @@ class MoDo(Weighting):
     Shapes: gramian ``[2K, 2K]`` of both batches' gradients, first batch first -> weights ``[2K]``
     float64, twice lambda. A task-specific parameter gets the sum (mean) of its two gradients.
 
-    ``reduction="sum"`` is the authors' code, "mean" the paper's formula and TorchJD's example; both
-    take gamma and rho from 0.1. LibMTL updates by the gradients of a third batch.
+    ``reduction="sum"`` is the authors' code, "mean" TorchJD's example; all take gamma and rho from
+    0.1. LibMTL updates by the gradients of a third batch.
 
     Never degenerate: with zero gradients only rho moves lambda, towards 1/K. NaN or Inf in a
     gradient gives NaN weights and leaves lambda alone. Use it where MGDA suffers from noise and two
@@ -32,7 +32,7 @@ class MoDo(Weighting):
     bias is back then, and where gradients are large: gamma is a rate for squared gradients, hence
     depends on their scale.
 
-    State: lambda.
+    State: the task weights lambda.
 
     Args:
         gamma: rate of lambda, at least 0. Default 0.1.
@@ -47,7 +47,7 @@ class MoDo(Weighting):
     """
 
     name = "modo"
-    family = "gramian"
+    family = "buffer"
     paper = (
         "Three-Way Trade-Off in Multi-Objective Learning: Optimization, Generalization and "
         "Conflict-Avoidance, 2023, arXiv 2305.20057"

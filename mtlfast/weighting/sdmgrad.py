@@ -28,14 +28,14 @@ class SDMGrad(Weighting):
     the scale. In the authors' code the three sets of gradients share their memory, so that in
     effect it uses one batch.
 
-    Where no ``A_ii`` is positive, A is divided by the mean of ``|g_i| |g_i'|`` instead, its largest
-    possible size. Degenerate (see ``status``): that is zero too; w stays as it was. NaN or Inf in
-    any of the three batches gives NaN weights and leaves w alone. Use it where a preference for the
+    Where no ``A_ii`` is positive, the mean is that of ``sqrt(|g_i| |g_i'|)``, the most that it could
+    be. Degenerate (see ``status``): that is zero too; w stays as it was. NaN or Inf in any of the
+    three batches gives NaN weights and leaves w alone. Use it where a preference for the
     mean gradient and small noise in the weights are worth three batches a step. It fails where
     batches are not independent, and where they are so small that A is mere noise: with lr = 10 the
     weights then jump between corners.
 
-    State: w.
+    State: the task weights w.
 
     Args:
         lr: rate of w, above 0. Default 10.0.
@@ -51,7 +51,7 @@ class SDMGrad(Weighting):
     """
 
     name = "sdmgrad"
-    family = "gramian"
+    family = "buffer"
     paper = (
         "Direction-oriented Multi-objective Learning: Simple and Provable Stochastic Algorithms, "
         "2023, arXiv 2305.18409"
