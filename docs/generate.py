@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "docs"), str(ROOT)]  # this file's own tree, whatever is installed
 
 import docstring  # noqa: E402
+import facts  # noqa: E402
 from usage import USAGE, Usage  # noqa: E402
 
 import mtlfast  # noqa: E402
@@ -76,13 +77,13 @@ def page(cls: type[Weighting], links: dict[str, str]) -> str:
     method = example(cls, use)
     sections = dict(read.sections)
     sections["Options"] = options(cls, read)
-    sections["State"] = [*sections.get("State", []), *state(method)]
+    sections["State"] = [*sections.get("State", []), *facts.state(method)]
     sections["Methods"] = own_methods(cls, links)
     sections["Errors"] = [f"- `{name}`: {text}" for name, text in read.errors.items()]
     sections["Reference"] = [read.reference] if read.reference else []
     unknown = sections.keys() - {*SECTIONS}
     assert not unknown, unknown
-    lines = [NOTE, "", f"# {cls.__name__}", "", read.summary, "", *facts(method), ""]
+    lines = [NOTE, "", f"# {cls.__name__}", "", read.summary, "", *facts.table(method), ""]
     lines += ["## Use", "", USE, "", "```python", *use_lines(method, use), "```"]
     for section in SECTIONS:
         blocks = sections.get(section)
@@ -112,8 +113,8 @@ def index(known: list[type[Weighting]], links: dict[str, str]) -> str:
             read = docstring.read(cls.__doc__, links)
             method = example(cls, USAGE.get(cls.name, Usage()))
             link = f"[{cls.name}]({links[cls.__name__]})"
-            cells = [link, f"`{signature(cls)}`", needs(method), read.summary, paper(cls)]
-            lines.append("| " + " | ".join(map(cell, cells)) + " |")
+            cells = [link, f"`{signature(cls)}`", facts.needs(method), read.summary, paper(cls)]
+            lines.append("| " + " | ".join(map(facts.cell, cells)) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -145,58 +146,13 @@ def use_lines(method: Weighting, use: Usage) -> list[str]:
     wrapper = f", {use.wrapper}" if use.wrapper else ""
     batches = ["batch", "second_batch", "third_batch"][: method.num_batches]
     losses = ", ".join(f"model_losses({batch})" for batch in batches)
+    comment = "  # K scalars, in place of sum(losses).backward()" if len(batches) == 1 else ""
     lines = [
         f"optimizer = mtlfast.MultiTaskOptimizer(adam, {call}{wrapper})",
-        f"optimizer.backward({losses})  # K scalars, in place of sum(losses).backward()",
+        f"optimizer.backward({losses}){comment}",
         "optimizer.step()",
     ]
     return [*lines, use.after] if use.after else lines
-
-
-def facts(method: Weighting) -> list[str]:
-    """A table of what the optimizer and the caller must know."""
-    rows = [
-        ("by name", f'`"{method.name}"`'),
-        ("needs", needs(method)),
-        ("costs", costs(method)),
-        ("task-specific parameters get", own_gradients(method)),
-    ]
-    if method.inputs:
-        rows.append(("inputs of a call", ", ".join(f"`{name}=`" for name in method.inputs)))
-    if method.draws:
-        rows.append(("random numbers", "`torch.manual_seed`, or the option `seed`"))
-    return ["| | |", "|---|---|", *(f"| {cell(a)} | {cell(b)} |" for a, b in rows)]
-
-
-def needs(method: Weighting) -> str:
-    """What the method reads, in short."""
-    if isinstance(method, ColumnWise):
-        found = ["every element of the task gradients"]
-    elif not method.compares_raw:
-        found = ["G of its K x P buffers"] if method.needs_gramian else ["K x P buffers"]
-    else:
-        found = ["G"] * method.needs_gramian
-    found += ["L"] * method.needs_losses
-    text = ", ".join(found) or "nothing"
-    return f"{text} ({method.num_batches} batches)" if method.num_batches > 1 else text
-
-
-def costs(method: Weighting) -> str:
-    """Backwards of a step."""
-    if not method.needs_task_grads:
-        return "one joint backward a step"
-    if method.num_batches > 1:
-        return f"{method.num_batches} K backwards a step, K for each batch"
-    return "K backwards a step"
-
-
-def own_gradients(method: Weighting) -> str:
-    """What a parameter that one task alone reaches gets."""
-    if type(method).own_weights is not Weighting.own_weights:
-        return "their task's gradient, scaled as described below"
-    if method.weights_losses:
-        return "`w_k g_k`, as weighted losses give"
-    return "`g_k`, their task's own gradient"
 
 
 def parameters(cls: type[Weighting]) -> list[inspect.Parameter]:
@@ -233,18 +189,8 @@ def options(cls: type[Weighting], read: docstring.Docstring) -> list[str]:
         kind = kind.replace("Numbers", "Sequence[float] | Tensor")
         default = "required" if p.default is p.empty else f"`{code(p.default)}`"
         cells = [f"`{p.name}`", f"`{kind}`".replace("'", '"'), default, read.arguments[p.name]]
-        rows.append("| " + " | ".join(map(cell, cells)) + " |")
+        rows.append("| " + " | ".join(map(facts.cell, cells)) + " |")
     return rows
-
-
-def state(method: Weighting) -> list[str]:
-    """The entries of ``state_dict``, beyond the method's name."""
-    shapes = {"1": "", "K": " `[K]`", "KK": " `[K, K]`"}
-    entries = [f"`{name}`{shapes[shape]}" for name, shape in method.state_layout]
-    entries += ["`rng` `[2]` int64"] * method.draws
-    if not entries:
-        return []
-    return [f"In `state_dict()`: {', '.join(entries)}; float64 where nothing else is said."]
 
 
 def own_methods(cls: type[Weighting], links: dict[str, str]) -> list[str]:
@@ -275,11 +221,6 @@ def paper(cls: type[Weighting]) -> str:
 def code(value: object) -> str:
     """A value as the sources write it."""
     return json.dumps(value) if isinstance(value, str) else repr(value)
-
-
-def cell(text: str) -> str:
-    """Text of a table's cell."""
-    return text.replace("|", "\\|")
 
 
 def main() -> int:

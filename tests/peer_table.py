@@ -62,7 +62,8 @@ def filled(k: int, value: float) -> Tensor:
 def agreeing(num_tasks: int, seed: int) -> Tensor:
     """``[K, P]``: little conflict and one scale; zero is far from the mixtures of the rows."""
     rows = random_jacobian(num_tasks, seed, conflict=0.0)
-    return rows + 1.5 * rows[0].norm() * torch.eye(rows.shape[1], dtype=rows.dtype)[0]
+    rows[:, 0] += 1.5 * rows[0].norm()
+    return rows
 
 
 def _fairgrad(alpha: float) -> Row:
@@ -310,7 +311,7 @@ ROWS = [
         "SDMGrad",
         lambda k: mtlfast.SDMGrad(),
         lambda m, k: three_batches(m.jd.SDMGradWeighting()),
-        1e-7,
+        1e-8,
         "TorchJD adds 1e-8 to the square of the scale",
         steps=4,
     ),

@@ -115,7 +115,7 @@ def two_batches(method: Any) -> Peer:
 
     def peer(step: Step) -> Tensor:
         first, second = step.jacobian.chunk(2)
-        return method(first @ second.T) @ (first + second) / 2
+        return torch.as_tensor(method(first @ second.T)) @ (first + second) / 2
 
     return peer
 

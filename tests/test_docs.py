@@ -41,7 +41,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
     """Imports a module of docs/, as its scripts do."""
-    names = ("generate", "docstring", "usage")
+    names = ("generate", "docstring", "facts", "usage")
     monkeypatch.syspath_prepend(str(DOCS))
     yield importlib.import_module
     for name in names:
