@@ -406,6 +406,40 @@ def test_pcd_degenerate() -> None:
     assert method.status == "degenerate"
 
 
+def test_pcd_contradictions() -> None:
+    # Three directions around the circle cannot all be served.
+    jacobian = double([[1.0, 0.3], [0.0, 1.0], [0.8, -0.6], [-0.8, -0.6]])
+    # Nor can two that are opposite to rounding, whatever the last digits say.
+    for angle in (None, 0.0, 1e-15, 1e-12, 1e-9, 2e-7):
+        if angle is not None:
+            jacobian = double([[1.0, 0.3], [0.6, 0.8], [-0.6 - 0.8 * angle, -0.8 + 0.6 * angle]])
+        method = PCD()
+        weights = method(jacobian @ jacobian.T)
+        assert weights.tolist() == [1.0] + [0.0] * (len(jacobian) - 1)
+        assert method.status == "degenerate"
+
+
+@pytest.mark.parametrize("taus", [[0.2, 0.6, 0.4], [0.6, 0.2, 0.4], [0.2, 0.4, 0.6]])
+def test_pcd_equal_gradients_are_promised_the_most(taus: list[float]) -> None:
+    jacobian = double([[1.0, 0.0], [0.0, 1.0], [0.0, 2.0], [0.0, 3.0]])
+    method = PCD(taus)
+    direction = method(jacobian @ jacobian.T) @ jacobian
+    assert method.status == "ok"
+    torch.testing.assert_close(direction, double([1.0, 0.6]) / math.hypot(1.0, 0.6))
+
+
+def test_pcd_condition_that_depends_on_others() -> None:
+    # Task 3 is in the span of tasks 1 and 2, which are violated by more, and matters in the end:
+    # y >= 0.4, z >= 0.1 and (y + z) / sqrt(2) >= 0.3657, where task 2 has no say any more.
+    half = math.sqrt(0.5)
+    jacobian = double([[0.8, -0.6, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 2.0], [0.0, half, half]])
+    method = PCD([0.4, 0.1, 0.3657])
+    direction = method(jacobian @ jacobian.T) @ jacobian
+    expected = double([0.8, 0.4, 0.3657 / half - 0.4])
+    torch.testing.assert_close(direction, expected / expected.norm())
+    assert method.status == "ok"
+
+
 def test_pcd_zero_gradients() -> None:
     gramian = double([[4.0, -1.0, 0.0], [-1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
     method = PCD()

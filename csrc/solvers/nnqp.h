@@ -77,10 +77,6 @@ class NonNegativeQp {
     const int patience = 2 * num_tasks_ + 16;
     for (int round = 0; round < 4 * patience; ++round) {
       write_slopes();
-      if (support_.rotated() && !accurate()) {
-        renew();
-        continue;
-      }
       const int entering = most_violating();
       if (entering < 0) return kSolved;
       const int removals_before = removals_;
@@ -97,8 +93,7 @@ class NonNegativeQp {
   enum Role { kFree, kMember, kRefused, kAbsent };
 
   static constexpr double kViolation = 16.0 * kEpsilon;  // of a slope, to the sum of its terms
-  static constexpr double kEnterPivot = 4.0 * kEpsilon;  // where a dependent task cannot violate
-  static constexpr double kDependent = 16.0 * kEpsilon;  // of a pivot, to the scale of its rounding
+  static constexpr double kDependent = 4.0 * kEpsilon;   // of the pivot of a unit vector
   static constexpr double kRayNoise = 1e-9;              // of a coefficient of a dependent task
 
   MTLFAST_HD void release_refused() {
@@ -116,26 +111,12 @@ class NonNegativeQp {
     }
   }
 
-  // What a slope may be by rounding.
-  MTLFAST_HD double rounding() const {
-    double magnitude = linear_scale_;
-    for (int k = 0; k < support_.size(); ++k) magnitude += solution_[support_.task(k)];
-    return kViolation * magnitude;
-  }
-
-  // Whether the slopes of the members are zero but for rounding.
-  MTLFAST_HD bool accurate() const {
-    const double allowed = rounding();
-    for (int k = 0; k < support_.size(); ++k) {
-      if (!(fabs(slopes_[support_.task(k)]) <= allowed)) return false;
-    }
-    return true;
-  }
-
   // The free task with the most negative slope beyond rounding, or -1.
   MTLFAST_HD int most_violating() const {
+    double magnitude = linear_scale_;
+    for (int k = 0; k < support_.size(); ++k) magnitude += solution_[support_.task(k)];
     int worst = -1;
-    double lowest = -rounding();
+    double lowest = -kViolation * magnitude;
     for (int i = 0; i < num_tasks_; ++i) {
       if (role_[i] == kFree && slopes_[i] < lowest) {
         worst = i;
@@ -166,37 +147,25 @@ class NonNegativeQp {
         if (*value < 0.0) *value = 0.0;
       }
       if (blocking < 0) return;
-      remove(blocking, kFree);
+      remove(blocking);
       ++removals_;
     }
   }
 
-  MTLFAST_HD void remove(int position, Role role) {
-    role_[support_.task(position)] = role;
+  MTLFAST_HD void remove(int position) {
+    role_[support_.task(position)] = kFree;
     solution_[support_.task(position)] = 0.0;
     support_.remove(position);
-  }
-
-  // Rids the factor of what the rotations have lost.
-  MTLFAST_HD void renew() {
-    support_.renew(linear_);
-    for (int i = 0; i < num_tasks_; ++i) {
-      if (role_[i] == kMember) role_[i] = kFree;
-    }
-    for (int k = 0; k < support_.size(); ++k) role_[support_.task(k)] = kMember;
-    for (int i = 0; i < num_tasks_; ++i) {
-      if (role_[i] != kMember) solution_[i] = 0.0;
-    }
-    settle();
   }
 
   // Takes a violating task into the support, or refuses it. False: the objective falls without end
   // along a ray of solutions.
   MTLFAST_HD bool enter(int task, bool bounded) {
     double pivot = support_.eliminate(task);
-    if (bounded && !(pivot > kEnterPivot)) return true;
-    while (!bounded && dependent(pivot)) {
+    while (!(pivot > kDependent)) {
+      if (bounded) return true;
       // Along the ray only the task's own slope counts, until a member reaches zero.
+      support_.coefficients(target_);
       int blocking = -1;
       double step = kHuge;
       for (int k = 0; k < support_.size(); ++k) {
@@ -213,22 +182,13 @@ class NonNegativeQp {
         if (*value < 0.0) *value = 0.0;
       }
       solution_[task] += step;
-      remove(blocking, kRefused);
+      remove(blocking);
       pivot = support_.eliminate(task);
     }
     support_.append(task, pivot, -linear_[task]);
     role_[task] = kMember;
     settle();
     return true;
-  }
-
-  // Whether a pivot may be rounding alone, and in target_ the coefficients x of its task on the
-  // support: an error of epsilon in C changes the pivot by up to epsilon (1 + sum |x|)^2.
-  MTLFAST_HD bool dependent(double pivot) {
-    support_.coefficients(target_);
-    double scale = 1.0;
-    for (int k = 0; k < support_.size(); ++k) scale += fabs(target_[k]);
-    return !(pivot > kDependent * scale * scale);
   }
 
   int num_tasks_;

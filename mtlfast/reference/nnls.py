@@ -6,8 +6,6 @@ as K short vectors, and every method is a least-squares problem on those.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -32,20 +30,19 @@ def unit_rows(gramian: Tensor) -> tuple[Tensor, Tensor]:
     return norms, rows / rows.norm(dim=1, keepdim=True)
 
 
-def solve(matrix: Tensor, target: Tensor, start: Sequence[int] = ()) -> tuple[Tensor, bool]:
+def solve(matrix: Tensor, target: Tensor) -> tuple[Tensor, bool]:
     """Minimises ``|matrix @ x - target|`` over ``x >= 0`` (Lawson and Hanson 1974, chapter 23).
 
     Args:
         matrix: ``[D, A]``, without columns of zeros.
         target: ``[D]``.
-        start: columns that are likely to be positive; any choice gives the same minimum.
 
     Returns:
         ``x`` ``[A]``, and whether it was reached within the cap on rounds.
     """
     lengths = matrix.norm(dim=0)
     x = torch.zeros(matrix.shape[1], dtype=torch.float64)
-    x, support = _settle(matrix, target, x, list(start))
+    x, support = _settle(matrix, target, x, _guess(matrix, target))
     refused: list[int] = []
     for _ in range(6 * len(x) + 64):
         descent = matrix.T @ (target - matrix @ x) / lengths
@@ -61,24 +58,48 @@ def solve(matrix: Tensor, target: Tensor, start: Sequence[int] = ()) -> tuple[Te
     return x, False
 
 
+def _guess(matrix: Tensor, target: Tensor) -> list[int]:
+    """Columns that are likely to be positive: all that are on the wrong side change sides at once.
+
+    That is right after a few rounds as a rule, and may go in circles; any start gives the minimum.
+    """
+    chosen = matrix.T @ target > 0
+    for _ in range(10):
+        support = chosen.nonzero()[:, 0].tolist()
+        if not support:
+            break
+        x = _fit(matrix, target, support)
+        descent = matrix.T @ (target - matrix @ x)
+        sides = torch.where(chosen, x, descent) > 1e-12
+        if bool((sides == chosen).all()):
+            break
+        chosen = sides
+    return chosen.nonzero()[:, 0].tolist()
+
+
 def _settle(
     matrix: Tensor, target: Tensor, x: Tensor, support: list[int]
 ) -> tuple[Tensor, list[int]]:
     """From a feasible ``x`` to the minimum on the support; whoever would go negative leaves."""
     while support:
-        columns = matrix[:, support]
-        lengths = columns.norm(dim=0)
-        fit = torch.linalg.lstsq(
-            columns / lengths, target[:, None], rcond=_DEPENDENT, driver="gelsy"
-        )
-        best = torch.zeros_like(x)
-        best[support] = fit.solution[:, 0] / lengths
-        ways = torch.where(best > 0, 1.0, x / (x - best).clamp(min=1e-300))[support]
-        if bool((best[support] > 0).all()):
+        best = _fit(matrix, target, support)
+        blocking = best[support] <= 0
+        if not bool(blocking.any()):
             return best, support
+        ways = torch.where(best > 0, 1.0, x / (x - best).clamp(min=1e-300))[support]
         step = float(ways.min())
-        leaving = ((ways <= step) & (best[support] <= 0)).tolist()
+        leaving = (blocking & (ways <= step)).tolist()
         x = (x + step * (best - x)).clamp(min=0)
         x[[i for i, leaves in zip(support, leaving, strict=True) if leaves]] = 0.0
         support = [i for i, leaves in zip(support, leaving, strict=True) if not leaves]
     return torch.zeros_like(x), support
+
+
+def _fit(matrix: Tensor, target: Tensor, support: list[int]) -> Tensor:
+    """``x`` ``[A]`` of any sign, zero off the support, that minimises the residual."""
+    columns = matrix[:, support]
+    lengths = columns.norm(dim=0)
+    fit = torch.linalg.lstsq(columns / lengths, target[:, None], rcond=_DEPENDENT, driver="gelsd")
+    x = torch.zeros(matrix.shape[1], dtype=torch.float64)
+    x[support] = fit.solution[:, 0] / lengths
+    return x

@@ -26,10 +26,8 @@ def solve(problem: Problem) -> tuple[Tensor, int]:
 
     norms, rows = nnls.unit_rows(problem.gramian[alive][:, alive])
     status = scaffold.OK
-    support: list[int] = []
     for own, task in enumerate(alive.tolist()):
-        added, reached = nnls.solve(rows.T, -rows[own], [i for i in support if i != own])
-        support = added.nonzero()[:, 0].tolist()
+        added, reached = nnls.solve(rows.T, -rows[own])
         weights[alive] += preference[task] * norms[own] * added / norms
         if not reached:
             status = scaffold.NOT_CONVERGED
