@@ -34,7 +34,7 @@ template <class T>
 inline Vec excess_step(Vec gradient, Vec& sums) {
   const Vec square = gradient * gradient;
   const Vec total = sums + square;
-  sums = lesser(total, Vec{} + Squares<T>::kLargest);
+  sums = lesser(Vec{} + Squares<T>::kLargest, total);
   return square / square_root(total + 1e-7);
 }
 

@@ -36,8 +36,7 @@ inline void fold_tile(const Fold& fold, const T* const* rows, int row, T* out, i
     for (int u = 0; u < kFoldUnroll; ++u) {
       const int64_t lane = step + u * kLanes;
       Vec slots[Fold::kSlots] = {};
-      if constexpr (!kFirst)
-        __builtin_memcpy(slots, kept + lane * Fold::kSlots, sizeof(slots));
+      if constexpr (!kFirst) __builtin_memcpy(slots, kept + lane * Fold::kSlots, sizeof(slots));
 #pragma GCC unroll 4
       for (int k = 0; k < kRows; ++k) {
         const T* source = rows[row + k] + column + lane;
@@ -78,8 +77,8 @@ template <class T, class Fold>
 inline void fold_columns(const Fold& fold, const T* const* rows, int num_rows, T* out,
                          int64_t column, int64_t columns, bool accumulate, bool past_cache) {
   if (num_rows <= kFoldRows)
-    return fold_last<T, true>(fold, rows, 0, num_rows, out, column, columns, accumulate,
-                              past_cache, nullptr);
+    return fold_last<T, true>(fold, rows, 0, num_rows, out, column, columns, accumulate, past_cache,
+                              nullptr);
   alignas(64) double kept[kFoldColumns * Fold::kSlots];
   fold_tile<T, kFoldRows, true, false>(fold, rows, 0, out, column, columns, false, false, kept);
   int row = kFoldRows;

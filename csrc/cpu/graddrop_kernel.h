@@ -8,7 +8,6 @@ namespace mtlfast {
 namespace {
 
 // Adds up the positive and the negative entries, and with kLeaky what leaks from each side when the other is kept.
-// A NaN counts as either, so that it reaches the result.
 template <bool kLeaky>
 struct DropFold {
   static constexpr int kSlots = kLeaky ? 4 : 2;
@@ -20,28 +19,30 @@ struct DropFold {
     if (args.uniform != nullptr) {
       __builtin_memcpy(uniform, args.uniform + column,
                        static_cast<uint64_t>(columns) * sizeof(double));
-      return;
+     
     }
     // Mixed in 32 bits, which all instruction sets can multiply.
-    const uint32_t first = static_cast<uint32_t>(args.first_position + column);
-    for (int64_t i = 0; i < columns; ++i) {
-      uint32_t x = (first + static_cast<uint32_t>(i)) ^ args.keys[0];
+    const uint32_t first = static_cast<uint32_t>(args.first_position + column) + args.keys[0];
+    const uint32_t count = static_cast<uint32_t>(columns);
+    for (uint32_t i = 0; i < count; ++i) {
+      uint32_t x = first + i;
       x ^= x >> 16;
       x *= 0x7FEB352Du;
       x += args.keys[1];
       x ^= x >> 15;
       x *= 0x846CA68Bu;
-      x ^= x >> 16;
-      // An odd multiple of 2^-32: never 0, 1/2 or 1, where a side could tie with its chance.
-      uniform[i] = static_cast<int32_t>(x >> 1) * 0x1p-31 + 0x1p-32;
+      // An odd multiple of 2^-33: never 0, 1/2 or 1, where a side could tie with its chance.
+      uniform[i] = static_cast<int32_t>(x) * 0x1p-32 + (0.5 + 0x1p-33);
     }
   }
 
-  void fold(Vec* sums, Vec value, int row, int) const {
-    const Vec positive = greater(Vec{}, value);
-    const Vec negative = lesser(Vec{}, value);
-    sums[0] += positive;
-    sums[1] += negative;
+  void fold(Vec* sums, Vec value, int row, int position) const {
+    const LongVec bits = (LongVec)value;
+    const LongVec sign = bits >> 63;
+    const Vec positive = (Vec)(bits & ~sign);
+    const Vec negative = (Vec)(bits & sign);
+    sums[0] = position == 0 ? positive : sums[0] + positive;
+    sums[1] = position == 0 ? negative : sums[1] + negative;
     if constexpr (kLeaky) {
       sums[2] += args.leak[row] * positive;
       sums[3] += args.leak[row] * negative;
@@ -50,17 +51,14 @@ struct DropFold {
 
   Vec finish(const Vec* sums, int64_t lane) const {
     const Vec length = sums[0] - sums[1];
-    const Vec limit = load(uniform + lane) * length;
-    Vec kept;
+    Vec up = sums[0];
+    Vec down = sums[1];
     if constexpr (kLeaky) {
-      kept = sums[0] < limit ? sums[2] + sums[1] : sums[2] + sums[3];
-      kept = sums[0] > limit ? sums[0] + sums[3] : kept;
-    } else {
-      kept = sums[0] < limit ? sums[1] : Vec{};
-      kept = sums[0] > limit ? sums[0] : kept;
+      up += sums[3];
+      down += sums[2];
     }
-    // Where an entry is not finite neither is the result.
-    return length < Vec{} + __builtin_inf() ? kept : sums[0] + sums[1];
+    const Vec kept = sums[0] > load(uniform + lane) * length ? up : down;
+    return kept + 0.0 * length;  // NaN where an entry is not finite
   }
 };
 

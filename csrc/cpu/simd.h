@@ -35,6 +35,7 @@ struct float16 {
 };
 
 typedef double Vec __attribute__((vector_size(kLanes * 8)));
+typedef int64_t LongVec __attribute__((vector_size(kLanes * 8)));
 typedef float FloatVec __attribute__((vector_size(kLanes * 4)));
 typedef uint32_t WordVec __attribute__((vector_size(kLanes * 4)));
 typedef uint16_t HalfVec __attribute__((vector_size(kLanes * 2)));

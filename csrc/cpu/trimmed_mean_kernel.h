@@ -21,32 +21,46 @@ inline Vec keep_greater(Vec& kept, Vec value) {
   return other;
 }
 
-// One off each end, which registers hold.
+// Takes in a value after `position` others. slots: the `trim` smallest so far, which fill first, then the largest,
+// then the sum of the others.
+inline void trim_insert(Vec* slots, int trim, int position, Vec value) {
+  for (int i = 0; i < trim; ++i) {
+    if (i == position) {
+      slots[i] = value;
+      return;
+    }
+    value = keep_lesser(slots[i], value);
+  }
+  for (int i = trim; i < 2 * trim; ++i) {
+    if (i == position) {
+      slots[i] = value;
+      return;
+    }
+    value = keep_greater(slots[i], value);
+  }
+  slots[2 * trim] = position == 2 * trim ? value : slots[2 * trim] + value;
+}
+
+inline Vec trim_finish(const Vec* slots, int trim, double count) {
+  Vec mean = slots[2 * trim] / count;
+  for (int i = 0; i < trim; ++i)  // false where one of them is NaN
+    mean = slots[i] <= slots[trim + i] ? mean : Vec{} + __builtin_nan("");
+  return mean;
+}
+
+// The lists in registers.
+template <int kTrim>
 struct TrimFold {
-  static constexpr int kSlots = 3;  // smallest, largest, sum of the others
+  static_assert(2 * kTrim <= kFoldRows);
+  static constexpr int kSlots = 2 * kTrim + 1;
 
   double count;
 
   void start(int64_t, int64_t) {}
-
   void fold(Vec* slots, Vec value, int, int position) const {
-    if (position == 0) {
-      slots[0] = value;
-      return;
-    }
-    value = keep_lesser(slots[0], value);
-    if (position == 1) {
-      slots[1] = value;
-      return;
-    }
-    value = keep_greater(slots[1], value);
-    slots[2] = position == 2 ? value : slots[2] + value;
+    trim_insert(slots, kTrim, position, value);
   }
-
-  Vec finish(const Vec* slots, int64_t) const {
-    const Vec nan = Vec{} + __builtin_nan("");
-    return slots[0] <= slots[1] ? slots[2] / count : nan;
-  }
+  Vec finish(const Vec* slots, int64_t) const { return trim_finish(slots, kTrim, count); }
 };
 
 constexpr int64_t kTrimDoubles = 4096;  // of one tile's lists, unless a single step needs more
@@ -60,41 +74,22 @@ inline int64_t trim_columns(int trim) {
 
 inline int64_t trim_scratch(int trim) { return trim_slots(trim) * trim_columns(trim); }
 
-// The position-th row meets the lists, of which `trim` smallest fill first, then `trim` largest.
-inline void trim_insert(Vec* slots, int trim, int position, Vec value) {
-  const int smallest = position < trim ? position : trim;
-  for (int i = 0; i < smallest; ++i) value = keep_lesser(slots[i], value);
-  if (position < trim) {
-    slots[position] = value;
-    return;
-  }
-  const int largest = position - trim < trim ? position - trim : trim;
-  for (int i = trim; i < trim + largest; ++i) value = keep_greater(slots[i], value);
-  if (position < 2 * trim) {
-    slots[position] = value;
-    return;
-  }
-  Vec& sum = slots[2 * trim];
-  sum = position == 2 * trim ? value : sum + value;
-}
-
-inline Vec trim_finish(const Vec* slots, int trim, double count) {
-  Vec mean = slots[2 * trim] / count;
-  for (int i = 0; i < 2 * trim; ++i) mean = slots[i] == slots[i] ? mean : slots[i];
-  return mean;
-}
-
 // Any number of rows and any trim; a null row is one of zeros. kPart: the last columns, fewer than kLanes.
 template <class T, bool kPart>
 inline void trim_tile(const T* const* rows, int num_rows, int trim, T* out, int64_t column,
                       int64_t columns, bool accumulate, bool past_cache, double* scratch) {
+  constexpr int kAhead = prefetch_bytes(2 * kFoldRows);
   const int64_t slots = trim_slots(trim);
   for (int k = 0; k < num_rows; ++k) {
     Vec* lists = reinterpret_cast<Vec*>(scratch);
     for (int64_t lane = 0; lane < columns; lane += kLanes, lists += slots) {
       Vec value = {};
-      if (rows[k] != nullptr)
-        value = kPart ? load_partial(rows[k] + column, columns) : load(rows[k] + column + lane);
+      if (rows[k] != nullptr) {
+        const T* source = rows[k] + column + lane;
+        value = kPart ? load_partial(source, columns) : load(source);
+        if ((lane * static_cast<int64_t>(sizeof(T))) % 64 == 0)
+          __builtin_prefetch(source + kAhead / static_cast<int>(sizeof(T)), 0, 3);
+      }
       trim_insert(lists, trim, k, value);
     }
   }
@@ -117,9 +112,14 @@ void trim_rows(const void* const* untyped_rows, int num_rows, int trim, void* un
   T* out = static_cast<T*>(untyped_out);
   bool all = true;
   for (int k = 0; k < num_rows; ++k) all = all && rows[k] != nullptr;
-  if (trim == 1 && all) {
-    TrimFold fold{static_cast<double>(num_rows - 2)};
-    return fold_rows(fold, rows, num_rows, out, begin, end, accumulate, stream);
+  if (trim <= 2 && all) {
+    const double count = num_rows - 2 * trim;
+    TrimFold<0> none{count};
+    TrimFold<1> one{count};
+    TrimFold<2> two{count};
+    if (trim == 0) return fold_rows(none, rows, num_rows, out, begin, end, accumulate, stream);
+    if (trim == 1) return fold_rows(one, rows, num_rows, out, begin, end, accumulate, stream);
+    return fold_rows(two, rows, num_rows, out, begin, end, accumulate, stream);
   }
   const int64_t tile = trim_columns(trim);
   walk_columns(
