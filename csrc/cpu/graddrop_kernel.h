@@ -19,7 +19,7 @@ struct DropFold {
     if (args.uniform != nullptr) {
       __builtin_memcpy(uniform, args.uniform + column,
                        static_cast<uint64_t>(columns) * sizeof(double));
-     
+      return;
     }
     // Mixed in 32 bits, which all instruction sets can multiply.
     const uint32_t first = static_cast<uint32_t>(args.first_position + column) + args.keys[0];
