@@ -72,11 +72,10 @@ def draw_uniform(seed: int, counter: int, columns: Tensor) -> Tensor:
     uniform = torch.empty_like(columns, dtype=torch.float64)
     for block in sorted(set(blocks.flatten().tolist())):
         bits = scaffold.random_bits(seed, counter, block, 0)
-        x = (columns - block * _BLOCK + (bits & _WORD)) & _WORD
-        x = x ^ (x >> 16)
-        x = (x * 0x7FEB352D + (bits >> 32)) & _WORD
-        x = x ^ (x >> 15)
-        x = (x * 0x846CA68B) & _WORD
+        x = ((columns - block * _BLOCK + (bits & _WORD)) * 0x9E3779B1) & _WORD
+        x = ((x ^ (x >> 15)) + (bits >> 32)) & _WORD
+        x = (x * 0x7FEB352D) & _WORD
+        x = ((x ^ (x >> 16)) * 0x846CA68B) & _WORD
         signed = torch.where(x > _WORD // 2, x - 2**32, x)
         uniform = torch.where(blocks == block, signed * 2.0**-32 + (0.5 + 2.0**-33), uniform)
     return uniform
