@@ -36,7 +36,11 @@ struct Plan {
 
   bool is_large() const { return num_columns * num_tasks > kLargeElements; }
 
+  // Larger than the cache: a result is not read again before it is evicted, so it goes past the cache.
+  bool is_beyond_cache() const { return num_columns > kStreamColumns; }
+
   static constexpr int64_t kLargeElements = 1 << 20;  // under it a call takes 0.1 ms
+  static constexpr int64_t kStreamColumns = 1 << 21;
 };
 
 // Whether a tensor is a dense block of CPU memory of its own.
@@ -63,6 +67,13 @@ void gramian(const Plan& plan, double* out);  // [K, K], row-major
 // outs[t]: where tensor t goes, null to skip it; weights [K]; accumulate: add to what outs[t] holds.
 void combine(const Plan& plan, const double* weights, const std::vector<void*>& outs,
              bool accumulate);
+// leak: [K], null: none. uniform[t]: a chance for each column of tensor t; empty: drawn from rng.
+void graddrop(const Plan& plan, const double* leak, const std::vector<const double*>& uniform,
+              const int64_t* rng, const std::vector<void*>& outs, bool accumulate);
+void trimmed_mean(const Plan& plan, int trim, const std::vector<void*>& outs, bool accumulate);
+// old, sums: [T, K], as rows; old null: zeros. out: [K].
+void excess(const Plan& plan, const std::vector<const void*>& old, const std::vector<void*>& sums,
+            double* out);
 }  // namespace cpu
 
 const KernelTable& kernels();      // the table in force

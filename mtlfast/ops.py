@@ -163,7 +163,7 @@ def gramian(task_grads: TaskGrads) -> Tensor:
         ValueError: no tasks, or numbers, shapes or devices that differ across tasks.
     """
     lists = rows(task_grads)
-    native = _route(lists)
+    native = route(lists)
     return native.gramian(lists) if native else reference.gramian(lists)
 
 
@@ -188,7 +188,7 @@ def combine(
     """
     lists = rows(task_grads)
     _check_arguments(weights, "out", out)
-    native = _route(lists)
+    native = route(lists)
     if native is None:
         return reference.combine(lists, weights, out)
     combined: list[Tensor | None] = native.combine(lists, weights, out)
@@ -211,7 +211,7 @@ def combine_(
     """
     lists = rows(task_grads)
     _check_arguments(weights, "params", params)
-    native = _route(lists)
+    native = route(lists)
     if native is None:
         reference.combine_(params, lists, weights, accumulate=accumulate)
     else:
@@ -289,7 +289,7 @@ def _check_arguments(weights: object, name: str, tensors: object) -> None:
         raise TypeError(f"{name}: expected a list of tensors, found {type(tensors).__name__}")
 
 
-def _route(task_grads: TaskGrads) -> ModuleType | None:
+def route(task_grads: TaskGrads) -> ModuleType | None:
     """The extension, or None where the reference has to do it: asked for, or another device."""
     if _backend == "reference" or _native is None:
         return None

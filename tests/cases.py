@@ -44,7 +44,9 @@ from mtlfast.weighting import (
     ConFIG,
     Constant,
     DualProj,
+    ExcessMTL,
     FairGrad,
+    GradDrop,
     GradNorm,
     GradVac,
     Krum,
@@ -57,6 +59,7 @@ from mtlfast.weighting import (
     Scalarization,
     SDMGrad,
     Sum,
+    TrimmedMean,
     UPGrad,
     Weighting,
 )
@@ -377,6 +380,24 @@ ROWS = [
     Row("crmogm-gradnorm", lambda k: CRMOGM(GradNorm(), 0.5), stateful=True),
     Row("crmogm-sdmgrad", lambda k: CRMOGM(SDMGrad()), stateful=True),
     Row("crmogm-dbmtl", lambda k: CRMOGM(DBMTL()), stateful=True),
+    Row("graddrop", lambda k: GradDrop(), stateful=True, drawn=True),
+    Row("graddrop-leak", lambda k: GradDrop(0.25), stateful=True, drawn=True),
+    Row(
+        "graddrop-leaks",
+        lambda k: GradDrop([i / k for i in range(k)]),
+        stateful=True,
+        drawn=True,
+        symmetric=False,
+    ),
+    Row("trimmedmean", lambda k: TrimmedMean(1), least=3),
+    Row("median", lambda k: TrimmedMean((k - 1) // 2)),
+    *(
+        Row(f"excessmtl-{name}", make, alone=1.0, stateful=True, scale_free=False)
+        for name, make in (
+            ("slow", lambda k: ExcessMTL(0.01)),
+            ("warmup-sum", lambda k: ExcessMTL(0.1, 2, "sum")),
+        )
+    ),
 ]
 
 

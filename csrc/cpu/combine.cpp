@@ -8,9 +8,7 @@ namespace mtlfast::cpu {
 
 void combine(const Plan& plan, const double* weights, const std::vector<void*>& outs,
              bool accumulate) {
-  // Larger than the cache: the result is not read again before it is evicted, so it goes past the cache.
-  constexpr int64_t kStreamColumns = 1 << 21;
-  const bool stream = plan.num_columns > kStreamColumns;
+  const bool stream = plan.is_beyond_cache();
   const KernelTable& table = kernels();
   const Groups groups = make_groups(plan, 1024);
   at::parallel_for(0, groups.count, 1, [&](int64_t first, int64_t last) {

@@ -1,7 +1,7 @@
 // out = Σ_k weights[k] · rows[k] over a range of columns: one read of every row, one write.
 #pragma once
 
-#include "simd.h"
+#include "column_walk.h"
 
 namespace mtlfast {
 namespace {
@@ -96,28 +96,16 @@ void combine_rows(const void* const* untyped_rows, const double* weights, int nu
                   void* untyped_out, int64_t begin, int64_t end, bool stream) {
   const T* const* rows = reinterpret_cast<const T* const*>(untyped_rows);
   T* out = static_cast<T*>(untyped_out);
-  int64_t column = begin;
-  // Streaming stores need an aligned target, which a tensor off its element size never reaches.
-  const bool aligned = reinterpret_cast<uint64_t>(out) % sizeof(T) == 0;
-  if (stream && aligned && num_rows > 0) {
-    // Single elements up to the next cache line.
-    const uint64_t misaligned = reinterpret_cast<uint64_t>(out + column) % 64;
-    int64_t head = misaligned == 0 ? 0 : static_cast<int64_t>((64 - misaligned) / sizeof(T));
-    if (head > end - column) head = end - column;
-    while (head > 0) {
-      const int64_t count = head < kLanes ? head : kLanes;
-      combine_partial(rows, weights, num_rows, out, column, count);
-      column += count;
-      head -= count;
-    }
-    column = combine_tiles<T, true>(rows, weights, num_rows, out, column, end);
-    stream_fence();
-  } else if (num_rows > 0) {
-    column = combine_tiles<T, false>(rows, weights, num_rows, out, column, end);
-  }
-  for (; column < end; column += kLanes)
-    combine_partial(rows, weights, num_rows, out, column,
-                    end - column < kLanes ? end - column : kLanes);
+  walk_columns(
+      out, begin, end, stream && num_rows > 0,
+      [&](int64_t column, int64_t last, bool past_cache) {
+        if (num_rows == 0) return column;
+        return past_cache ? combine_tiles<T, true>(rows, weights, num_rows, out, column, last)
+                          : combine_tiles<T, false>(rows, weights, num_rows, out, column, last);
+      },
+      [&](int64_t column, int64_t count) {
+        combine_partial(rows, weights, num_rows, out, column, count);
+      });
 }
 
 }  // namespace

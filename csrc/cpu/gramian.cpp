@@ -4,21 +4,12 @@
 #include <vector>
 
 #include "../plan.h"
+#include "scratch.h"
 
 namespace mtlfast::cpu {
 namespace {
 
 int64_t num_pairs(int64_t rows) { return rows * (rows + 1) / 2; }
-
-// Grows once per thread and stays: a fresh 256 KiB allocation would fault its pages in anew on every call.
-double* thread_scratch(int64_t doubles) {
-  thread_local std::vector<double> buffer;
-  constexpr int64_t kAlignment = 64 / sizeof(double);
-  if (static_cast<int64_t>(buffer.size()) < doubles + kAlignment)
-    buffer.resize(static_cast<size_t>(doubles + kAlignment));
-  const auto address = reinterpret_cast<uintptr_t>(buffer.data());
-  return reinterpret_cast<double*>((address + 63) / 64 * 64);
-}
 
 // Adds one group's share to `packed`, the upper triangle row by row.
 void add_group(const Plan& plan, const Groups& groups, int64_t group, double* packed) {

@@ -1,7 +1,10 @@
 // The CPU kernels for one instruction set; compiled once per set with MTLFAST_ISA_<name> defined.
 #include "combine_kernel.h"
+#include "excess_kernel.h"
+#include "graddrop_kernel.h"
 #include "gramian_kernel.h"
 #include "kernel_table.h"
+#include "trimmed_mean_kernel.h"
 
 namespace mtlfast {
 
@@ -22,6 +25,10 @@ const KernelTable& MTLFAST_TABLE() {
       {gramian_rows<float>, gramian_rows<double>, gramian_rows<bfloat16>, gramian_rows<float16>},
       gramian_scratch,
       {combine_rows<float>, combine_rows<double>, combine_rows<bfloat16>, combine_rows<float16>},
+      {drop_rows<float>, drop_rows<double>, drop_rows<bfloat16>, drop_rows<float16>},
+      {trim_rows<float>, trim_rows<double>, trim_rows<bfloat16>, trim_rows<float16>},
+      trim_scratch,
+      {excess_row<float>, excess_row<double>, excess_row<bfloat16>, excess_row<float16>},
   };
   return table;
 }

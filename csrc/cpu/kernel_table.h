@@ -17,6 +17,14 @@ enum ElementType : int {
   kNumElementTypes = 4
 };
 
+// What GradDrop's kernel needs beside the rows.
+struct DropArgs {
+  const double* leak;      // one per row; null: nothing leaks
+  const double* uniform;   // the chance of each column of the tensor; null: drawn from the keys
+  uint32_t keys[2];        // of the block that the columns lie in
+  int64_t first_position;  // in that block, of the tensor's first column
+};
+
 struct KernelTable {
   const char* isa;
 
@@ -30,6 +38,23 @@ struct KernelTable {
   // out may be one of the rows. stream: write past the cache.
   void (*combine[kNumElementTypes])(const void* const* rows, const double* weights, int num_rows,
                                     void* out, int64_t begin, int64_t end, bool stream);
+
+  // The kernels that work column by column; at least one row. accumulate: add to what out holds, in float64.
+  // out may be one of the rows. stream: write past the cache.
+
+  void (*graddrop[kNumElementTypes])(const void* const* rows, int num_rows, const DropArgs& args,
+                                     void* out, int64_t begin, int64_t end, bool accumulate,
+                                     bool stream);
+
+  // A null row is one of zeros; num_rows > 2 trim; scratch: trimmed_mean_scratch(trim) doubles, 64-byte aligned.
+  void (*trimmed_mean[kNumElementTypes])(const void* const* rows, int num_rows, int trim, void* out,
+                                         int64_t begin, int64_t end, bool accumulate, bool stream,
+                                         double* scratch);
+  int64_t (*trimmed_mean_scratch)(int trim);
+
+  // sums = old + g² (old null: zeros; both float32, for float64 gradients float64) and the sum of g² / sqrt(sums + 1e-7).
+  double (*excess[kNumElementTypes])(const void* grad, const void* old, void* sums, int64_t begin,
+                                     int64_t end, bool stream);
 };
 
 const KernelTable& avx512_kernels();

@@ -35,6 +35,7 @@ struct float16 {
 };
 
 typedef double Vec __attribute__((vector_size(kLanes * 8)));
+typedef int64_t LongVec __attribute__((vector_size(kLanes * 8)));
 typedef float FloatVec __attribute__((vector_size(kLanes * 4)));
 typedef uint32_t WordVec __attribute__((vector_size(kLanes * 4)));
 typedef uint16_t HalfVec __attribute__((vector_size(kLanes * 2)));
@@ -51,8 +52,53 @@ inline void store_unaligned(void* target, V value) {
   __builtin_memcpy(target, &value, sizeof(V));
 }
 
-inline Vec widen(FloatVec value) { return __builtin_convertvector(value, Vec); }
+// GCC converts a vector to a wider one in halves, which it then joins: three instructions too many. The
+// intrinsics with a mask (of all lanes) because GCC 12 warns of the others' unset operand.
+inline Vec widen(FloatVec value) {
+#if defined(MTLFAST_ISA_avx512)
+  return (Vec)_mm512_maskz_cvtps_pd(0xff, (__m256)value);
+#elif defined(MTLFAST_ISA_avx2)
+  return (Vec)_mm256_cvtps_pd((__m128)value);
+#elif defined(__x86_64__)
+  return (Vec)_mm_cvtps_pd((__m128)_mm_cvtsi64_si128(load_unaligned<int64_t>(&value)));
+#else
+  return __builtin_convertvector(value, Vec);
+#endif
+}
+inline WordVec widen(HalfVec value) {
+#if defined(MTLFAST_ISA_avx512)
+  return (WordVec)_mm256_cvtepu16_epi32((__m128i)value);
+#elif defined(MTLFAST_ISA_avx2)
+  return (WordVec)_mm_cvtepu16_epi32(_mm_cvtsi64_si128(load_unaligned<int64_t>(&value)));
+#else
+  return __builtin_convertvector(value, WordVec);
+#endif
+}
 inline FloatVec narrow(Vec value) { return __builtin_convertvector(value, FloatVec); }
+
+// a < b ? a : b, and so on: where either is NaN it is b. GCC would compare and blend.
+inline Vec lesser(Vec a, Vec b) {
+#if defined(MTLFAST_ISA_avx512)
+  return (Vec)_mm512_maskz_min_pd(0xff, (__m512d)a, (__m512d)b);
+#elif defined(MTLFAST_ISA_avx2)
+  return (Vec)_mm256_min_pd((__m256d)a, (__m256d)b);
+#elif defined(__x86_64__)
+  return (Vec)_mm_min_pd((__m128d)a, (__m128d)b);
+#else
+  return a < b ? a : b;
+#endif
+}
+inline Vec greater(Vec a, Vec b) {
+#if defined(MTLFAST_ISA_avx512)
+  return (Vec)_mm512_maskz_max_pd(0xff, (__m512d)a, (__m512d)b);
+#elif defined(MTLFAST_ISA_avx2)
+  return (Vec)_mm256_max_pd((__m256d)a, (__m256d)b);
+#elif defined(__x86_64__)
+  return (Vec)_mm_max_pd((__m128d)a, (__m128d)b);
+#else
+  return a > b ? a : b;
+#endif
+}
 
 // ---- half precision, in integer arithmetic where the CPU has no conversion ------------------------------
 
@@ -63,7 +109,7 @@ inline FloatVec half_to_float(HalfVec half) {
   __m128i low = _mm_cvtsi64_si128(load_unaligned<int64_t>(&half));
   return (FloatVec)_mm_cvtph_ps(low);
 #else
-  const WordVec word = __builtin_convertvector(half, WordVec);
+  const WordVec word = widen(half);
   const WordVec magnitude = word & 0x7fffu;
   // Shifted into the float's fields the exponent is short by 127 - 15 = 112; the product is exact.
   const WordVec shifted = magnitude << 13;
@@ -110,7 +156,7 @@ inline HalfVec float_to_bfloat(FloatVec value) {
 
 inline FloatVec load_float(const float* source) { return load_unaligned<FloatVec>(source); }
 inline FloatVec load_float(const bfloat16* source) {
-  const WordVec word = __builtin_convertvector(load_unaligned<HalfVec>(source), WordVec) << 16;
+  const WordVec word = widen(load_unaligned<HalfVec>(source)) << 16;
   return load_unaligned<FloatVec>(&word);
 }
 inline FloatVec load_float(const float16* source) {

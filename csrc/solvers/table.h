@@ -12,6 +12,7 @@
 #include "dtp.h"
 #include "dualproj.h"
 #include "dwa.h"
+#include "excess_mtl.h"
 #include "fairgrad.h"
 #include "famo.h"
 #include "gls.h"
@@ -45,6 +46,7 @@
   X("dtp", Dtp)                \
   X("dualproj", Dualproj)      \
   X("dwa", Dwa)                \
+  X("excess_mtl", ExcessMtl)   \
   X("fairgrad", Fairgrad)      \
   X("famo", Famo)              \
   X("gls", Gls)                \

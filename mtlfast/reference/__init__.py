@@ -10,6 +10,7 @@ from mtlfast.reference import (
     dtp,
     dualproj,
     dwa,
+    excess_mtl,
     fairgrad,
     famo,
     gls,
@@ -33,6 +34,8 @@ from mtlfast.reference import (
     stch,
     upgrad,
 )
+from mtlfast.reference.columns import graddrop, graddrop_, trimmed_mean, trimmed_mean_
+from mtlfast.reference.excess_mtl import excess
 from mtlfast.reference.multi_tensor import combine, combine_, gramian
 from mtlfast.reference.scaffold import Solver
 
@@ -46,6 +49,7 @@ SOLVERS: dict[str, Solver] = {
     "dtp": dtp.solve,
     "dualproj": dualproj.solve,
     "dwa": dwa.solve,
+    "excess_mtl": excess_mtl.solve,
     "fairgrad": fairgrad.solve,
     "famo": famo.solve,
     "gls": gls.solve,
@@ -72,4 +76,14 @@ SOLVERS: dict[str, Solver] = {
     "uw": learned_scales.uw,
 }
 
-__all__ = ["SOLVERS", "combine", "combine_", "gramian"]
+__all__ = [
+    "SOLVERS",
+    "combine",
+    "combine_",
+    "excess",
+    "graddrop",
+    "graddrop_",
+    "gramian",
+    "trimmed_mean",
+    "trimmed_mean_",
+]

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 Rows = Sequence[Sequence["Tensor | None"]]
+Block = tuple["Tensor | None", ...]
+"""The K gradients of one tensor."""
+Result = Callable[[int, Block, Tensor], Tensor]
+"""From the tensor's number, its block and one gradient of it to the result in float64."""
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def gramian(task_grads: Rows) -> Tensor:
     """``G[i, j] = Σ_t <g_it, g_jt>`` in float64, ``[K, K]``; see :func:`mtlfast.ops.gramian`."""
-    _check(task_grads)
+    check(task_grads)
     num_tasks = len(task_grads)
     total = torch.zeros(num_tasks, num_tasks, dtype=torch.float64, device=_device(task_grads))
     for block in zip(*task_grads, strict=True):  # K gradients of one tensor
@@ -29,73 +33,98 @@ def combine(
     task_grads: Rows, weights: Tensor, out: list[Tensor | None] | None = None
 ) -> list[Tensor | None]:
     """``d_t = Σ_k w_k g_kt``, rounded as torch rounds; see :func:`mtlfast.ops.combine`."""
-    _check(task_grads)
-    weights = weights.detach()
-    _check_weights(weights, len(task_grads))
-    num_tensors = len(task_grads[0])
-    if out is not None and len(out) != num_tensors:
-        raise ValueError(
-            f"out: expected {num_tensors} entries, as in task_grads[0], found {len(out)}"
-        )
-    blocks = list(zip(*task_grads, strict=True))
-    likes = [next((g for g in block if g is not None), None) for block in blocks]
-    for t, like in enumerate(likes):
-        if out is not None and like is not None:
-            _checked_target(out[t], like, f"out[{t}]")
-    combined: list[Tensor | None] = []
-    for t, (block, like) in enumerate(zip(blocks, likes, strict=True)):
-        if like is None:
-            combined.append(None)
-            continue
-        total = torch.zeros_like(like, dtype=torch.float64)
-        for weight, gradient in zip(weights, block, strict=True):
-            if gradient is not None:
-                # Where a weight is zero its gradient does not count, not even its NaN.
-                term = torch.where(weight == 0, 0.0, weight * gradient.detach().double())
-                total = total + term
-        total = total.to(like.dtype)
-        if out is None:
-            combined.append(total)
-        else:
-            target = _checked_target(out[t], like, f"out[{t}]")
-            with torch.no_grad():
-                combined.append(target.copy_(total))
-    return combined if out is None else out
+    check(task_grads)
+    return write_list(task_grads, out, _weighted(task_grads, weights))
 
 
 def combine_(
     params: list[Tensor], task_grads: Rows, weights: Tensor, *, accumulate: bool = False
 ) -> None:
     """Writes :func:`combine` into ``p.grad``; see :func:`mtlfast.ops.combine_`."""
-    _check(task_grads)
+    check(task_grads)
+    write_grads(params, task_grads, accumulate, _weighted(task_grads, weights))
+
+
+def _weighted(task_grads: Rows, weights: Tensor) -> Result:
+    weights = weights.detach()
     _check_weights(weights, len(task_grads))
+
+    def result(t: int, block: Block, like: Tensor) -> Tensor:
+        del t
+        total = torch.zeros_like(like, dtype=torch.float64)
+        for weight, gradient in zip(weights, block, strict=True):
+            if gradient is not None:
+                # Where a weight is zero its gradient does not count, not even its NaN.
+                term = torch.where(weight == 0, 0.0, weight * gradient.detach().double())
+                total = total + term
+        return total
+
+    return result
+
+
+def write_list(
+    task_grads: Rows, out: list[Tensor | None] | None, result: Result
+) -> list[Tensor | None]:
+    """A result in T tensors: those of ``out``, or new ones; all or nothing is written."""
+    num_tensors = len(task_grads[0])
+    if out is not None and len(out) != num_tensors:
+        raise ValueError(
+            f"out: expected {num_tensors} entries, as in task_grads[0], found {len(out)}"
+        )
+    likes = _likes(task_grads)
+    for t, like in enumerate(likes):
+        if out is not None and like is not None:
+            _checked_target(out[t], like, f"out[{t}]")
+    written: list[Tensor | None] = []
+    for t, total in enumerate(_results(task_grads, result)):
+        like = likes[t]
+        if total is None or like is None:
+            written.append(None)
+        elif out is None:
+            written.append(total.to(like.dtype))
+        else:
+            target = _checked_target(out[t], like, f"out[{t}]")
+            with torch.no_grad():
+                written.append(target.copy_(total.to(like.dtype)))
+    return written if out is None else out
+
+
+def write_grads(params: list[Tensor], task_grads: Rows, accumulate: bool, result: Result) -> None:
+    """A result in the parameters' gradients; all or nothing is written."""
     if len(params) != len(task_grads[0]):
         raise ValueError(
             f"params: expected {len(task_grads[0])} entries, as in task_grads[0], "
             f"found {len(params)}"
         )
-    for t, (param, block) in enumerate(zip(params, zip(*task_grads, strict=True), strict=True)):
-        like = next((gradient for gradient in block if gradient is not None), None)
+    for t, (param, like) in enumerate(zip(params, _likes(task_grads), strict=True)):
         if like is not None:
             _check_fits(param, like, f"params[{t}]")
             if param.grad is not None:
                 _checked_target(param.grad, like, f"params[{t}].grad")
-    rows = [list(row) for row in task_grads]
-    factors = weights
-    if accumulate:
-        rows.append([param.grad for param in params])
-        factors = torch.cat([weights, weights.new_ones(1)])
-    reached = [any(row[t] is not None for row in task_grads) for t in range(len(params))]
-    for param, reach, total in zip(params, reached, combine(rows, factors), strict=True):
-        if not reach or total is None:
+    for param, total in zip(params, _results(task_grads, result), strict=True):
+        if total is None:
             continue
         if param.grad is None:
             param.grad = torch.empty_like(param).copy_(total)
         else:
+            if accumulate:
+                total = total + param.grad.detach().double()
             param.grad.copy_(total)
 
 
-def _check(task_grads: Rows) -> None:
+def _likes(task_grads: Rows) -> list[Tensor | None]:
+    """The first gradient of each tensor; None where no task reaches it."""
+    blocks = zip(*task_grads, strict=True)
+    return [next((grad for grad in block if grad is not None), None) for block in blocks]
+
+
+def _results(task_grads: Rows, result: Result) -> list[Tensor | None]:
+    """The float64 result of every tensor, before any is written: targets may be among the rows."""
+    blocks = enumerate(zip(_likes(task_grads), zip(*task_grads, strict=True), strict=True))
+    return [None if like is None else result(t, block, like) for t, (like, block) in blocks]
+
+
+def check(task_grads: Rows) -> None:
     """The native code's checks, with its messages."""
     if not task_grads:
         raise ValueError("task_grads: expected at least one task, found none")

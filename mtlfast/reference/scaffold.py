@@ -142,6 +142,12 @@ def _mix(x: int) -> int:
     return x ^ (x >> 31)
 
 
+def random_bits(seed: int, counter: int, row: int, position: int) -> int:
+    """A hash of its arguments, uniform over 64 bits, as in ``csrc/solvers/random.h``."""
+    call = _mix(_mix(seed & _MASK) ^ (counter & _MASK))
+    return _mix(_mix(call ^ row) ^ position)
+
+
 def draw_orders(seed: int, counter: int, num_tasks: int) -> Tensor:
     """The orders that a solver draws without ``order``, one permutation of the tasks per row.
 
@@ -155,13 +161,12 @@ def draw_orders(seed: int, counter: int, num_tasks: int) -> Tensor:
     Returns:
         ``[K, K]`` int64.
     """
-    call = _mix(_mix(seed & _MASK) ^ (counter & _MASK))
     rows = []
     for row in range(num_tasks):
-        own = _mix(call ^ row)
         order = list(range(num_tasks))
         for position in range(num_tasks - 1, 0, -1):
-            other = ((_mix(own ^ position) >> 32) * (position + 1)) >> 32
+            bits = random_bits(seed, counter, row, position) >> 32
+            other = (bits * (position + 1)) >> 32
             order[position], order[other] = order[other], order[position]
         rows.append(order)
     return torch.tensor(rows, dtype=torch.int64).reshape(num_tasks, num_tasks)

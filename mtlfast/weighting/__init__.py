@@ -12,9 +12,11 @@ from mtlfast.weighting.dbmtl import DBMTL
 from mtlfast.weighting.dtp import DTP
 from mtlfast.weighting.dualproj import DualProj
 from mtlfast.weighting.dwa import DWA
+from mtlfast.weighting.excess_mtl import ExcessMTL
 from mtlfast.weighting.fairgrad import FairGrad
 from mtlfast.weighting.famo import FAMO
 from mtlfast.weighting.gls import GLS
+from mtlfast.weighting.graddrop import GradDrop
 from mtlfast.weighting.gradnorm import GradNorm
 from mtlfast.weighting.gradvac import GradVac
 from mtlfast.weighting.imtl import IMTL
@@ -36,6 +38,7 @@ from mtlfast.weighting.sdmgrad import SDMGrad
 from mtlfast.weighting.si import SI
 from mtlfast.weighting.stch import STCH
 from mtlfast.weighting.sum import Sum
+from mtlfast.weighting.trimmed_mean import TrimmedMean
 from mtlfast.weighting.upgrad import UPGrad
 from mtlfast.weighting.uw import UW
 
@@ -65,7 +68,9 @@ __all__ = [
     "ConFIG",
     "Constant",
     "DualProj",
+    "ExcessMTL",
     "FairGrad",
+    "GradDrop",
     "GradNorm",
     "GradVac",
     "Krum",
@@ -78,6 +83,7 @@ __all__ = [
     "SDMGrad",
     "Scalarization",
     "Sum",
+    "TrimmedMean",
     "UPGrad",
     "Weighting",
     "get",

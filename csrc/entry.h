@@ -1,0 +1,48 @@
+// What every entry point starts with: the plan of its thread, and checks of its arguments.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <torch/csrc/utils/pybind.h>
+
+#include <string>
+
+#include "plan.h"
+
+namespace mtlfast {
+
+// One plan per thread: its vectors keep their capacity, so a call allocates nothing but its result.
+inline Plan& thread_plan() {
+  thread_local Plan plan;
+  return plan;
+}
+
+// Drops the references that a call has taken, also when it ends by an exception.
+struct Release {
+  Plan& plan;
+  ~Release() {
+    plan.copies.clear();
+    plan.alive.clear();
+  }
+};
+
+inline void check_tensor(const at::Tensor& tensor, const char* name, at::ScalarType type,
+                         at::IntArrayRef shape) {
+  check_plain(tensor, name);
+  if (tensor.is_neg() || tensor.scalar_type() != type || tensor.sizes() != shape ||
+      !tensor.is_contiguous())
+    throw py::value_error(std::string(name) + ": expected a contiguous CPU tensor " +
+                          c10::str(shape) + " of " + c10::toString(type) + ", found " +
+                          c10::str(tensor.sizes()) + " of " + c10::toString(tensor.scalar_type()) +
+                          " on " + tensor.device().str());
+}
+
+// Runs work() without the interpreter's lock where it is long enough for another thread to care.
+template <class Work>
+void run_unlocked(Plan& plan, const py::handle& task_grads, Work work) {
+  if (!plan.is_large()) return work();
+  plan.hold(task_grads.ptr());
+  const py::gil_scoped_release unlocked;
+  work();
+}
+
+}  // namespace mtlfast
