@@ -28,12 +28,12 @@ class SDMGrad(Weighting):
     the scale. In the authors' code the three sets of gradients share their memory, so that in
     effect it uses one batch.
 
-    Where no ``A_ii`` is positive, the mean is that of ``sqrt(|g_i| |g_i'|)``, the most that it could
+    Where no ``A_ii`` is positive, the mean is that of ``sqrt(|g_i| |g_i'|)``, the most that it can
     be. Degenerate (see ``status``): that is zero too; w stays as it was. NaN or Inf in any of the
-    three batches gives NaN weights and leaves w alone. Use it where a preference for the
-    mean gradient and small noise in the weights are worth three batches a step. It fails where
-    batches are not independent, and where they are so small that A is mere noise: with lr = 10 the
-    weights then jump between corners.
+    three batches gives NaN weights and leaves w alone. Use it where a preference for the mean
+    gradient and small noise in the weights are worth three batches a step. It fails where batches
+    are not independent, and where they are so small that A is mere noise: with lr = 10 the weights
+    then jump between corners.
 
     State: the task weights w.
 
