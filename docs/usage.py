@@ -26,5 +26,5 @@ USAGE = {
     "lbtw": Usage(after="optimizer.weighting.end_epoch()  # at the end of each epoch"),
     "scalarization": Usage(arguments="lambda losses: losses.logsumexp(0)"),
     "stch": Usage(arguments="mu=0.1"),
-    "trimmedmean": Usage(arguments="trim_number=1"),
+    "trimmed_mean": Usage(arguments="trim_number=1"),
 }

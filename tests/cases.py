@@ -389,7 +389,7 @@ ROWS = [
         drawn=True,
         symmetric=False,
     ),
-    Row("trimmedmean", lambda k: TrimmedMean(1), least=3),
+    Row("trimmed_mean", lambda k: TrimmedMean(1), least=3),
     Row("median", lambda k: TrimmedMean((k - 1) // 2)),
     *(
         Row(f"excessmtl-{name}", make, alone=1.0, stateful=True, scale_free=False)

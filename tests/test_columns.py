@@ -269,7 +269,7 @@ def test_wrong_calls(name: str) -> None:
             with pytest.raises(TypeError, match="has no task weights"):
                 other(torch.eye(2))
     assert repr(get("GradDrop", leak=[0, 1])) == "GradDrop(leak=[0.0, 1.0])"
-    assert repr(get("trimmedmean", trim_number=2)) == "TrimmedMean(trim_number=2)"
+    assert repr(get("trimmed_mean", trim_number=2)) == "TrimmedMean(trim_number=2)"
 
 
 # In a step

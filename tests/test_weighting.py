@@ -488,6 +488,15 @@ def test_get() -> None:
     assert repr(get("pcgrad")) == "PCGrad(reduction='sum')"
 
 
+def test_names_of_classes_are_names() -> None:
+    for name, method in REGISTRY.items():
+        for text in (name, method.__name__, name.replace("_", "-"), name.upper()):
+            try:
+                assert type(get(text)) is method
+            except TypeError as error:  # it has arguments without a default
+                assert method.__name__ in str(error)
+
+
 def test_names_are_unique() -> None:
     with pytest.raises(TypeError, match=r"name: expected .*, found 'sum'"):
         type("Other", (Sum,), {"name": "sum"})

@@ -87,7 +87,7 @@ class Burgers(Job):
         "cagrad": {"c": 0.4, "rescale": 1, "reduction": "sum"},
         "constant": {"weights": (1 / RESIDUAL_FACTOR, 1.0, 1.0)},  # undoes the factor
         "crmogm": {"weighting": "mgda"},
-        "trimmedmean": {"trim_number": 1},
+        "trimmed_mean": {"trim_number": 1},
     }
     unsupported: ClassVar = {
         "dtp": "its tasks have no performance indicator between 0 and 1",

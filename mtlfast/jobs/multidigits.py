@@ -96,7 +96,7 @@ class MultiDigits(Job):
     unsupported: ClassVar = {
         "krum": "it needs three tasks: of two, neither has a neighbour to be compared by",
         "scalarization": "it needs a function of the losses, which is the user's to choose",
-        "trimmedmean": "it needs three tasks: of two, none is left after trimming",
+        "trimmed_mean": "it needs three tasks: of two, none is left after trimming",
     }
 
     def __init__(self, factor: float = 100.0) -> None:

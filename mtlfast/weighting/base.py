@@ -383,7 +383,8 @@ def get(weighting: str | Weighting, /, **options: Any) -> Weighting:
     """A weighting by name, or the instance itself.
 
     Args:
-        weighting: name of a method, such as "pcgrad" (upper or lower case), or an instance.
+        weighting: name of a method, such as "nash_mtl", or an instance. Case, "_" and "-" do not
+            count: "NashMTL" is the same.
         **options: arguments of the method's class; only with a name.
 
     Raises:
@@ -400,9 +401,14 @@ def get(weighting: str | Weighting, /, **options: Any) -> Weighting:
         raise TypeError(
             f"weighting: expected a name or a Weighting, found {type(weighting).__name__}"
         )
-    method = REGISTRY.get(weighting.lower())
+    plain = {_plain(name): method for name, method in REGISTRY.items()}
+    method = plain.get(_plain(weighting))
     if method is None:
         raise ValueError(
             f"weighting: expected one of {', '.join(sorted(REGISTRY))}, found {weighting!r}"
         )
     return method(**options)
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "").replace("-", "")

@@ -59,7 +59,7 @@ class ExcessMTL(Weighting):
     arXiv 2402.02009.
     """
 
-    name = "excessmtl"
+    name = "excess_mtl"
     family = "buffer"
     paper = "Robust Multi-Task Learning with Excess Risks, 2024, arXiv 2402.02009"
     needs_gramian = False

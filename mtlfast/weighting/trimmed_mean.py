@@ -36,7 +36,7 @@ class TrimmedMean(ColumnWise):
     Rates", ICML 2018, arXiv 1803.01498.
     """
 
-    name = "trimmedmean"
+    name = "trimmed_mean"
     paper = (
         "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates, 2018, "
         "arXiv 1803.01498"
