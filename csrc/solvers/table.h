@@ -46,7 +46,7 @@
   X("dtp", Dtp)                \
   X("dualproj", Dualproj)      \
   X("dwa", Dwa)                \
-  X("excess_mtl", ExcessMtl)   \
+  X("excessmtl", ExcessMtl)    \
   X("fairgrad", Fairgrad)      \
   X("famo", Famo)              \
   X("gls", Gls)                \

@@ -49,7 +49,7 @@ SOLVERS: dict[str, Solver] = {
     "dtp": dtp.solve,
     "dualproj": dualproj.solve,
     "dwa": dwa.solve,
-    "excess_mtl": excess_mtl.solve,
+    "excessmtl": excess_mtl.solve,
     "fairgrad": fairgrad.solve,
     "famo": famo.solve,
     "gls": gls.solve,
