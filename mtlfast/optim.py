@@ -39,6 +39,11 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
     gradient, times its weight for the methods that weight losses (``weighting.weights_losses``).
     A parameter that no loss reaches keeps its ``grad``.
 
+    With ``GradScaler``, scale every loss: ``backward([scaler.scale(loss) for loss in losses])``. The
+    method then sees scaled losses and gradients. That is right for methods whose weights do not
+    depend on a common scale, and wrong for those that compare losses with fixed numbers or divide
+    by them, such as UW, SI or DBMTL; each one's documentation says so.
+
     ``backward`` may be called several times before ``step``: task gradients and losses add up, and
     the method balances the sums as one step. A ``grad`` that is there before the first ``backward``
     is added to, as in torch. The task gradients, K times the memory of the gradients, are kept

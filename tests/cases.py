@@ -182,7 +182,7 @@ ROWS = [
     Row("cagrad-rescale2", _cagrad(0.4, 2), "cagrad_c0.4", factor=lambda k: 1 / 1.4, bound=1.4),
     Row("mgda", lambda k: MGDA(), "mgda", opposes_none=True),
     Row("mgda-l2", lambda k: MGDA("l2"), alone=0.5, scale_free=False),
-    Row("mgda-loss", lambda k: MGDA("loss")),
+    Row("mgda-loss", lambda k: MGDA("loss"), loss_scale_free=False),
     Row("mgda-loss+", lambda k: MGDA("loss+"), alone=0.5, scale_free=False),
     Row("upgrad", lambda k: UPGrad(), "upgrad", opposes_none=True),
     Row("upgrad-ones", lambda k: UPGrad([1.0] * k), "upgrad", factor=lambda k: k),
@@ -285,7 +285,7 @@ ROWS = [
     Row("config", lambda k: ConFIG(), "config", smooth=False),
     Row("config-preference", lambda k: ConFIG([0.3] * k), "config", smooth=False),
     Row("imtlg", lambda k: IMTLG(), "imtlg", smooth=False),
-    Row("imtl", lambda k: IMTL(), stateful=True, smooth=False),
+    Row("imtl", lambda k: IMTL(), stateful=True, smooth=False, loss_scale_free=False),
     Row("krum", lambda k: Krum(), "krum_f0_sq", symmetric=False, least=3),
     Row("krum-norm", lambda k: Krum(distance="norm"), "krum_f0_unsq", symmetric=False, least=3),
     Row(
@@ -392,7 +392,7 @@ ROWS = [
     Row("trimmed_mean", lambda k: TrimmedMean(1), least=3),
     Row("median", lambda k: TrimmedMean((k - 1) // 2)),
     *(
-        Row(f"excessmtl-{name}", make, alone=1.0, stateful=True, scale_free=False)
+        Row(f"excess_mtl-{name}", make, alone=1.0, stateful=True, scale_free=False)
         for name, make in (
             ("slow", lambda k: ExcessMTL(0.01)),
             ("warmup-sum", lambda k: ExcessMTL(0.1, 2, "sum")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from cases import PLAIN, ROWS
 from models import Snapshot
 from torch import Tensor, nn
 
-from mtlfast import MultiTaskOptimizer, aggregate
+from mtlfast import MultiTaskOptimizer, aggregate, ops
 from mtlfast.weighting import Weighting
 
 SPECIAL = [row for row in ROWS if row not in PLAIN]
@@ -43,7 +44,10 @@ def by_hand(losses: Batches, params: Iterable[Tensor], weighting: Weighting) -> 
         for row in rows
     ]
     values = torch.stack([torch.stack(batch).detach() for batch in losses]).mean(0)
-    own = weighting.own_weights(torch.ones(num_tasks).double(), values) / len(losses)
+    weights = torch.ones(num_tasks).double()
+    if weighting.weights_losses:
+        weights = next_weights(weighting, flat, values)
+    own = weighting.own_weights(weights, values) / len(losses)
     combined = aggregate(torch.stack(flat), weighting, values)
     parts = dict(zip(shared, combined.split([params[t].numel() for t in shared]), strict=True))
     for t, param in enumerate(params):
@@ -54,6 +58,13 @@ def by_hand(losses: Batches, params: Iterable[Tensor], weighting: Weighting) -> 
             for k, row in enumerate(rows):
                 total = total + (0.0 if row[t] is None else own[k % num_tasks] * row[t])
         param.grad = total.clone() if param.grad is None else param.grad + total
+
+
+def next_weights(weighting: Weighting, flat: list[Tensor], values: Tensor) -> Tensor:
+    """``[K]`` of a step with these gradients, which is not made."""
+    method = copy.deepcopy(weighting)
+    rows = method.transform([[row] for row in flat], values)
+    return method(ops.gramian(rows) if method.needs_gramian else None, values)
 
 
 def train(model: Any, optimizer: MultiTaskOptimizer, steps: Iterable[int]) -> None:

@@ -105,7 +105,7 @@ def test_given_uniform(name: str, dtype: torch.dtype) -> None:
     kept = torch.where(positive / (positive - negative) > uniform, positive, negative)
     wanted = [
         part.view(shape).to(dtype)
-        for part, shape in zip(kept.split([g.numel() for g in rows[0]]), shapes, strict=True)
+        for part, shape in zip(torch.split(kept, [g.numel() for g in rows[0]]), shapes, strict=True)
     ]
     for row in rows:
         row[0] = row[0].to(memory_format=torch.channels_last)
@@ -145,13 +145,13 @@ def test_large_outputs(dtype: torch.dtype) -> None:
     """Past the cache, off the cache line; three blocks of random numbers."""
     values = torch.randint(-3, 4, (5, MANY)).to(dtype)
     buffer = torch.empty(MANY + 64, dtype=dtype)
-    rows: Rows = [list(v.split(1_500_000)) for v in values]
+    rows: Rows = [list(torch.split(v, 1_500_000)) for v in values]
     for call in calls(5):
         wanted = expected(call, rows)
         for isa in ISAS:
             for begin in (0, 5, 13):
                 buffer.fill_(99)
-                outs: Out = list(buffer[begin : begin + MANY].split(1_500_000))
+                outs: Out = list(torch.split(buffer[begin : begin + MANY], 1_500_000))
                 with engine(isa):
                     call(rows, outs)
                 assert_same(outs, wanted)

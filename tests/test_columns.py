@@ -275,40 +275,39 @@ def test_wrong_calls(name: str) -> None:
 # In a step
 
 
-def model() -> tuple[nn.Module, Callable[[int], list[Tensor]]]:
-    torch.manual_seed(0)
-    trunk, heads = nn.Linear(6, 5), nn.ModuleList(nn.Linear(5, 1) for _ in range(3))
+class Net(nn.Module):
+    """Three tasks on a shared layer."""
 
-    def losses(step: int) -> list[Tensor]:
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.trunk = nn.Linear(6, 5)
+        self.heads = nn.ModuleList(nn.Linear(5, 1) for _ in range(3))
+
+    def losses(self, step: int) -> list[Tensor]:
         inputs = torch.randn(4, 6, generator=torch.Generator().manual_seed(step))
-        features = trunk(inputs).tanh()
-        return [(head(features) - k).square().mean() for k, head in enumerate(heads)]
-
-    return nn.ModuleList([trunk, heads]), losses
+        features = self.trunk(inputs).tanh()
+        return [(head(features) - k).square().mean() for k, head in enumerate(self.heads)]
 
 
 @pytest.mark.parametrize("make", [lambda: GradDrop(0.25, seed=3), lambda: TrimmedMean(1)])
 @pytest.mark.parametrize("name", BACKENDS)
 def test_step(name: str, make: Callable[[], mtlfast.Weighting]) -> None:
     """Shared parameters get the combined columns, the heads their own gradients."""
-    net, losses = model()
-    trunk, heads = net
-    method = make()
+    net, method = Net(), make()
+    shared, own = list(net.trunk.parameters()), list(net.heads.parameters())
     with backend(name):
         optimizer = MultiTaskOptimizer(torch.optim.SGD(net.parameters(), lr=0.1), make())
         for step in range(3):
-            shared = list(trunk.parameters())
-            rows = [torch.autograd.grad(losses(step)[k], shared) for k in range(3)]
+            rows = [torch.autograd.grad(net.losses(step)[k], shared) for k in range(3)]
             jacobian = torch.stack([torch.cat([g.flatten() for g in row]) for row in rows])
             expected = aggregate(jacobian, method)
-            own = torch.autograd.grad(sum(losses(step)), list(heads.parameters()))
+            own_grads = torch.autograd.grad(torch.stack(net.losses(step)).sum(), own)
             optimizer.zero_grad()
-            optimizer.backward(losses(step))
-            found = [p.grad for p in shared]
-            torch.testing.assert_close(
-                torch.cat([g.flatten() for g in found if g is not None]), expected
-            )
-            torch.testing.assert_close([p.grad for p in heads.parameters()], list(own))
+            optimizer.backward(net.losses(step))
+            found = [p.grad.flatten() for p in shared if p.grad is not None]
+            torch.testing.assert_close(torch.cat(found), expected)
+            torch.testing.assert_close([p.grad for p in own], list(own_grads))
             assert optimizer.last is not None
             assert optimizer.last.weights is None
             assert optimizer.last.status == "ok"
@@ -317,13 +316,13 @@ def test_step(name: str, make: Callable[[], mtlfast.Weighting]) -> None:
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_step_with_given_uniform_and_after_an_error(name: str) -> None:
-    net, losses = model()
+    net = Net()
     with backend(name):
         optimizer = MultiTaskOptimizer(torch.optim.SGD(net.parameters(), lr=0.1), GradDrop(seed=1))
-        optimizer.backward(losses(0), uniform=torch.full((35,), 0.5))
+        optimizer.backward(net.losses(0), uniform=torch.full((35,), 0.5))
         before = [p.grad.clone() for p in net.parameters() if p.grad is not None]
         state = optimizer.weighting.state_dict()
         with pytest.raises(ValueError, match=r"^uniform: expected"):
-            optimizer.backward(losses(1), uniform=torch.full((36,), 0.5))
+            optimizer.backward(net.losses(1), uniform=torch.full((36,), 0.5))
         assert_same([p.grad for p in net.parameters()], before)
         assert_same(optimizer.weighting.state_dict()["rng"], state["rng"])

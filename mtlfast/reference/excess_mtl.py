@@ -32,7 +32,7 @@ def excess(
     for k, (row, old_row) in enumerate(zip(task_grads, known, strict=True)):
         new_row: list[Tensor | None] = []
         for t, (gradient, old) in enumerate(zip(row, old_row, strict=True)):
-            if gradient is None:
+            if gradient is None or gradient.numel() == 0:
                 new_row.append(old)
                 continue
             wide = gradient.dtype == torch.float64

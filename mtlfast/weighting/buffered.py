@@ -69,7 +69,7 @@ class Buffered(Weighting):
         return one if self._state is None else one + self._state[0].to(device)
 
     def _previous(self, task_grads: TaskGrads) -> Rows:
-        """The buffers of the columns that a task reaches now, with the gradients' device and dtype.
+        """The buffers of the columns that a task reaches now, on the gradients' device.
 
         None where there is no buffer yet, or no task reaches the column.
 
@@ -96,11 +96,26 @@ class Buffered(Weighting):
         ]
         return [
             [
-                _fitted(f"task_grads[{k}][{t}]", row[t] if t < known else None, like)
+                self._fitted(f"task_grads[{k}][{t}]", row[t] if t < known else None, like)
                 for t, like in enumerate(likes)
             ]
             for k, row in enumerate(self._buffer)
         ]
+
+    def _fitted(self, name: str, buffer: Tensor | None, like: Tensor | None) -> Tensor | None:
+        """A buffer on the device and in the dtype that go with the gradients that it meets."""
+        if buffer is None or like is None:
+            return None
+        if buffer.shape != like.shape:
+            raise ValueError(
+                f"{name}: expected shape {list(buffer.shape)} as in earlier calls, "
+                f"found {list(like.shape)}; reset() starts anew"
+            )
+        return buffer.to(like.device, self._buffer_dtype(like.dtype))
+
+    def _buffer_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """What the buffers of gradients of this dtype are kept in: the same, here."""
+        return dtype
 
     def _arrive(self, rows: Rows) -> Rows:
         """Takes note of new rows, which are the method's own; returns them."""
@@ -141,18 +156,6 @@ class Buffered(Weighting):
 
 def _newer(new: Tensor | None, old: Tensor | None) -> Tensor | None:
     return old if new is None else new
-
-
-def _fitted(name: str, buffer: Tensor | None, like: Tensor | None) -> Tensor | None:
-    """A buffer on the device and in the dtype of the gradients that it meets."""
-    if buffer is None or like is None:
-        return None
-    if buffer.shape != like.shape:
-        raise ValueError(
-            f"{name}: expected shape {list(buffer.shape)} as in earlier calls, "
-            f"found {list(like.shape)}; reset() starts anew"
-        )
-    return buffer.to(like.device, like.dtype)
 
 
 def _on_host(flag: Tensor) -> bool:

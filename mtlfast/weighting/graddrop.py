@@ -32,9 +32,10 @@ class GradDrop(ColumnWise):
     numbers never meet, keeps the negative side; the paper then drops both.
 
     Degenerate: a column of zeros gives 0; otherwise one side is always kept. A column that holds
-    NaN or Inf gives NaN, as it does in the peers. It fails where the tasks' gradients differ much
-    in length, since the longest decides nearly every sign; and the update is random, so that a
-    single step may oppose a task.
+    NaN or Inf gives NaN, as it does in the peers. Use it where tasks pull single parameters in
+    opposite directions at similar lengths. It fails where their gradients differ much in length,
+    since the longest then decides nearly every sign; and the update is random, so that a single
+    step may oppose a task.
 
     State: seed and counter of the random numbers.
 

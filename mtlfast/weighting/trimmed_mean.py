@@ -6,6 +6,7 @@ from torch import Tensor
 
 from mtlfast import column_ops
 from mtlfast.ops import TaskGrads
+from mtlfast.weighting import checks
 from mtlfast.weighting.column_wise import ColumnWise
 
 
@@ -23,8 +24,9 @@ class TrimmedMean(ColumnWise):
     machines that compute the same gradient; here the rows are tasks.
 
     Degenerate: never. Equal entries are as good as each other, and with ``trim_number=0`` it is the
-    mean. It fails where the tasks differ by nature rather than by error: what a single task needs
-    is the first to be trimmed, and the update may oppose it.
+    mean. Use it where a few of many tasks may have gradients that are wrong rather than different.
+    It fails where the tasks differ by nature: what a single task needs is the first to be trimmed,
+    and the update may oppose it.
 
     Args:
         trim_number: how many entries to leave out at either end of a column, at least 0.
@@ -43,11 +45,7 @@ class TrimmedMean(ColumnWise):
     )
 
     def __init__(self, trim_number: int) -> None:
-        if isinstance(trim_number, bool) or not isinstance(trim_number, int):
-            raise TypeError(f"trim_number: expected an int, found {type(trim_number).__name__}")
-        if trim_number < 0:
-            raise ValueError(f"trim_number: expected a number of at least 0, found {trim_number}")
-        self.trim_number = trim_number
+        self.trim_number = checks.count("trim_number", trim_number, 0)
 
     def combine(
         self,
