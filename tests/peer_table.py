@@ -66,6 +66,11 @@ def agreeing(num_tasks: int, seed: int) -> Tensor:
     return rows
 
 
+def unequal(k: int, seed: int) -> Tensor:
+    """Lengths over four decades."""
+    return random_jacobian(k, seed) * torch.logspace(0, -4, k, dtype=torch.float64)[:, None]
+
+
 def _fairgrad(alpha: float) -> Row:
     return Row(
         f"FairGrad({alpha})",
@@ -90,6 +95,7 @@ def _krum(byzantine: int, selected: int) -> Row:
         lambda k: mtlfast.Krum(byzantine, selected, "norm"),
         lambda m, k: aggregator(m.jd.Krum(byzantine, selected)),
         note="TorchJD sums distances, not their squares",
+        data=unequal,
         tasks=(8,),
     )
 
@@ -308,9 +314,16 @@ ROWS = [
         steps=4,
     ),
     Row(
-        "SDMGrad",
+        "SDMGrad, default",
         lambda k: mtlfast.SDMGrad(),
         lambda m, k: three_batches(m.jd.SDMGradWeighting()),
+        note="its long steps end in corners of the simplex here",
+        steps=4,
+    ),
+    Row(
+        "SDMGrad, short steps",
+        lambda k: mtlfast.SDMGrad(lr=0.2, momentum=0.6, regularization=0.4, num_steps=7),
+        lambda m, k: three_batches(m.jd.SDMGradWeighting(0.2, 0.6, 7, 0.4)),
         1e-8,
         "TorchJD adds 1e-8 to the square of the scale",
         steps=4,

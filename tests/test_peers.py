@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from cases import random_jacobian, random_losses
-from peer_table import ROWS, Row
+from peer_table import ROWS, Row, unequal
 from peers import Modules, Step, aggregator, orders_of_others
 from torch import Tensor
 
@@ -57,11 +57,6 @@ def steps(row: Row, ours: Weighting, num_tasks: int, seed: int) -> Iterator[Step
 def scaled(scale: float) -> Data:
     """Random task gradients of about 3 times this length."""
     return lambda k, seed: scale * random_jacobian(k, seed)
-
-
-def unequal(k: int, seed: int) -> Tensor:
-    """Lengths over four decades."""
-    return random_jacobian(k, seed) * torch.logspace(0, -4, k, dtype=torch.float64)[:, None]
 
 
 def opposed(k: int, seed: int) -> Tensor:
