@@ -39,10 +39,10 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
     gradient, times its weight for the methods that weight losses (``weighting.weights_losses``).
     A parameter that no loss reaches keeps its ``grad``.
 
-    With ``GradScaler``, scale every loss: ``backward([scaler.scale(loss) for loss in losses])``. The
-    method then sees scaled losses and gradients. That is right for methods whose weights do not
-    depend on a common scale, and wrong for those that compare losses with fixed numbers or divide
-    by them, such as UW, SI or DBMTL; each one's documentation says so.
+    With ``GradScaler``, scale each loss: ``backward([scaler.scale(loss) for loss in losses])``. The
+    method then sees scaled losses and gradients: right for methods whose weights do not depend on a
+    common scale, wrong for those that divide by the losses or compare them with fixed numbers (UW,
+    IMTLL, IMTL, SI, STCH, COSMOS, DBMTL, MGDA with a normalization).
 
     ``backward`` may be called several times before ``step``: task gradients and losses add up, and
     the method balances the sums as one step. A ``grad`` that is there before the first ``backward``

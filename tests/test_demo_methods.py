@@ -17,7 +17,7 @@ from mtlfast import jobs
 from mtlfast.cli import main
 from mtlfast.demo import report
 from mtlfast.demo.figure import draw, highlighted
-from mtlfast.demo.train import History
+from mtlfast.demo.train import History, train
 from mtlfast.jobs import Job, Metric
 from mtlfast.weighting import REGISTRY
 
@@ -96,6 +96,15 @@ def test_ends_of_epochs(
     monkeypatch.setattr(line_job, "epoch_steps", 3)
     run(line_job, tmp_path, "--methods", "epochs")
     assert "".join(word[0] for word in calls) == "sssessses"
+
+
+def test_performance_indicators_are_told() -> None:
+    job, weighting = jobs.get("multidigits"), mtlfast.DTP()
+    train(job, weighting, seed=0, steps=2, progress=lambda metrics: None)
+    (kept,) = (v for v in weighting.state_dict().values() if isinstance(v, Tensor) and v.dim() == 1)
+    assert kept.shape == (2,)
+    assert bool((kept > 0).all())
+    assert bool((kept <= 1).all())
 
 
 def test_an_option_that_is_a_method_is_new_in_every_run(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import mtlfast
 from mtlfast.jobs import Job
-from mtlfast.weighting import Weighting
+from mtlfast.weighting import DTP, Weighting
 
 __all__ = ["History", "lowest_cosine", "train"]
 
@@ -83,6 +83,8 @@ def train(
 
         if scheduler is not None:
             scheduler.step()
+        if isinstance(weighting, DTP) and (kpis := trial.kpis(batches[0])) is not None:
+            weighting.observe(kpis)
         if isinstance(weighting, EpochWise) and step % job.epoch_steps == 0:
             weighting.end_epoch()
         if step % job.evaluate_every == 0 or step == steps:
