@@ -26,13 +26,7 @@ def solve(problem: Problem) -> tuple[Tensor, int]:
     gramian, num_tasks, state = problem.gramian, problem.num_tasks, problem.state
     assert state is not None
     goals = state.view(num_tasks, num_tasks)
-    order = problem.order
-    if order is None and problem.rng is not None:
-        seed, counter = problem.rng.tolist()
-        order = scaffold.draw_orders(seed, counter, num_tasks)
-        problem.rng[1] = counter + 1
-    if order is None:
-        order = torch.arange(num_tasks).expand(num_tasks, num_tasks)
+    order = scaffold.meetings(problem)
 
     rows = torch.arange(num_tasks)
     norms = gramian.diagonal().clamp(min=0).sqrt()

@@ -18,13 +18,7 @@ def solve(problem: Problem) -> tuple[Tensor, int]:
     """
     include_self, mean = problem.options
     gramian, num_tasks = problem.gramian, problem.num_tasks
-    order = problem.order
-    if order is None and problem.rng is not None:
-        seed, counter = problem.rng.tolist()
-        order = scaffold.draw_orders(seed, counter, num_tasks)
-        problem.rng[1] = counter + 1
-    if order is None:
-        order = torch.arange(num_tasks).expand(num_tasks, num_tasks)
+    order = scaffold.meetings(problem)
 
     rows = torch.arange(num_tasks)
     coefficients = torch.eye(num_tasks, dtype=torch.float64)  # row i: the gradient of task i

@@ -148,6 +148,17 @@ def random_bits(seed: int, counter: int, row: int, position: int) -> int:
     return _mix(_mix(call ^ row) ^ position)
 
 
+def meetings(problem: Problem) -> Tensor:
+    """``[K, K]`` int64: whom each task meets; as given, drawn (``rng`` advances), or 0 .. K-1."""
+    if problem.order is not None:
+        return problem.order
+    if problem.rng is None:
+        return torch.arange(problem.num_tasks).expand(problem.num_tasks, problem.num_tasks)
+    seed, counter = problem.rng.tolist()
+    problem.rng[1] = counter + 1
+    return draw_orders(seed, counter, problem.num_tasks)
+
+
 def draw_orders(seed: int, counter: int, num_tasks: int) -> Tensor:
     """The orders that a solver draws without ``order``, one permutation of the tasks per row.
 

@@ -313,6 +313,13 @@ class Weighting(ABC):
         assert self._rng is not None  # draws is set
         return self._rng
 
+    def _meetings(self, call: Call) -> tuple[Tensor | None, Tensor | None]:
+        """The order in which the tasks meet, checked, or the random counter to draw it from."""
+        order = call.inputs.get("order")
+        if order is None:
+            return None, self._drawn(call)
+        return checks.orders("order", order, call.num_tasks).to(call.device), None
+
     def _solve(
         self,
         call: Call,

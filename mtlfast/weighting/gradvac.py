@@ -76,9 +76,6 @@ class GradVac(Weighting):
         self.seed = checks.seed(seed)
 
     def _weights(self, call: Call) -> Tensor:
-        order = call.inputs.get("order")
-        rng = self._drawn(call) if order is None else None
-        if order is not None:
-            order = checks.orders("order", order, call.num_tasks).to(call.device)
+        order, rng = self._meetings(call)
         options = (self.beta, float(self.reduction == "mean"))
         return self._solve(call, options, order=order, rng=rng, state=self._flat(call))
