@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -25,13 +25,6 @@ from mtlfast import column_ops, reference
 
 Out = list["Tensor | None"]
 MANY = (1 << 21) + 777  # columns that are written past the cache
-
-
-@pytest.fixture(autouse=True)
-def _threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def rng(counter: int = 3) -> Tensor:
@@ -157,21 +150,6 @@ def test_large_outputs(dtype: torch.dtype) -> None:
                 assert_same(outs, wanted)
                 assert bool((buffer[:begin] == 99).all())
                 assert bool((buffer[begin + MANY :] == 99).all())
-
-
-@pytest.mark.parametrize("isa", ISAS)
-def test_same_bits_for_any_number_of_threads(isa: str) -> None:
-    sizes = (120_001, 0, 7, *range(1, 300, 3), 60_000, 64, 4097)
-    for num_tasks in (2, 7):
-        rows = random_rows(num_tasks, sizes, missing=0.1)
-        with engine(isa):
-            answers = []
-            for threads in (1, 2, 3, 4, 1):
-                torch.set_num_threads(threads)
-                sums = column_ops.excess(rows, column_ops.excess(rows)[1])
-                answers.append([call(rows) for call in calls(num_tasks)] + [sums])
-        for answer in answers[1:]:
-            torch.testing.assert_close(answer, answers[0], rtol=0, atol=0)
 
 
 # What becomes of p.grad

@@ -10,7 +10,7 @@ import torch
 from kernel_cases import ISAS, Rows, assert_same, engine, random_rows
 from torch import Tensor
 
-from mtlfast import ops
+from mtlfast import column_ops, ops
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +21,15 @@ def _threads() -> Iterator[None]:
 
 
 def answers(rows: Rows, weights: Tensor) -> list[Tensor | None]:
-    return [ops.gramian(rows), *ops.combine(rows, weights)]
+    excess, sums = column_ops.excess(rows)
+    return [
+        ops.gramian(rows),
+        *ops.combine(rows, weights),
+        *column_ops.graddrop(rows, rng=torch.tensor([1, 2])),
+        *column_ops.trimmed_mean(rows, (len(rows) - 1) // 2),
+        excess,
+        *(total for row in sums for total in row),
+    ]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
