@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from cases import random_jacobian
 from torch import Tensor
+
+from mtlfast import Weighting
 
 VERSIONS = {"torchjd": "0.18.0", "conflictfree": "0.1.8"}
 
@@ -142,3 +145,50 @@ def orders_of_others(num_tasks: int) -> Tensor:
         others = torch.tensor([j for j in range(num_tasks) if j != i], dtype=torch.int64)
         rows.append(torch.cat([torch.tensor([i]), others[torch.randperm(num_tasks - 1)]]))
     return torch.stack(rows)
+
+
+# ---- rows of the tables --------------------------------------------------------------------------
+
+PREFERENCE = [0.5, 1.0, 0.25, 2.0, 1.5, 0.75, 1.25, 0.6]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One of our methods, a peer's with the same meaning, and how close they should be."""
+
+    id: str
+    ours: Callable[[int], Weighting]  # from K
+    theirs: Callable[[Modules, int], Peer]  # from K
+    tolerance: float = 1e-12  # of the combined gradient, relative
+    note: str = ""  # why the tolerance is not the default one, and other conditions
+    data: Callable[[int, int], Tensor] = random_jacobian  # from K and a seed, [K, P]
+    steps: int = 1
+    dtype: torch.dtype = torch.float64
+    draw: Callable[[int, int], dict[str, Tensor]] = lambda k, p: {}  # from K and P, our inputs
+    after: Callable[[Weighting, Step], object] = lambda weighting, step: None
+    tasks: tuple[int, ...] = (2, 3, 8)
+
+    def __str__(self) -> str:
+        return self.id
+
+
+def preference(k: int) -> Tensor:
+    """That of the first K tasks."""
+    return torch.tensor(PREFERENCE[:k], dtype=torch.float64)
+
+
+def filled(k: int, value: float) -> Tensor:
+    """``[K]`` float64."""
+    return torch.full((k,), value, dtype=torch.float64)
+
+
+def agreeing(num_tasks: int, seed: int) -> Tensor:
+    """``[K, P]``: little conflict and one scale; zero is far from the mixtures of the rows."""
+    rows = random_jacobian(num_tasks, seed, conflict=0.0)
+    rows[:, 0] += 1.5 * rows[0].norm()
+    return rows
+
+
+def unequal(k: int, seed: int) -> Tensor:
+    """Lengths over four decades."""
+    return random_jacobian(k, seed) * torch.logspace(0, -4, k, dtype=torch.float64)[:, None]

@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from cases import random_jacobian, random_losses
-from peer_table import ROWS, Row, unequal
-from peers import Modules, Step, aggregator, orders_of_others
+from peer_losses import ROWS as LOSS_METHODS
+from peer_table import ROWS as GRADIENT_METHODS
+from peers import Modules, Row, Step, aggregator, orders_of_others, unequal
 from torch import Tensor
 
 import mtlfast
 from mtlfast import Weighting
 
+ROWS = [*GRADIENT_METHODS, *LOSS_METHODS]
 Data = Callable[[int, int], Tensor]
 
 pytestmark = pytest.mark.filterwarnings("default")  # the peers' warnings are not ours
@@ -43,8 +45,9 @@ def steps(row: Row, ours: Weighting, num_tasks: int, seed: int) -> Iterator[Step
     """The steps of one run; the peer finds the generator where our inputs were drawn."""
     for t in range(row.steps):
         number = 100 * seed + t
-        batches = [row.data(num_tasks, number + 50 * b) for b in range(ours.num_batches)]
-        jacobian = torch.cat(batches).to(row.dtype)
+        common = row.data(num_tasks, number)
+        noise = [0.3 * row.data(num_tasks, number + 50 * b) for b in range(1, ours.num_batches)]
+        jacobian = torch.cat([common, *(common + part for part in noise)]).to(row.dtype)
         torch.manual_seed(number)
         inputs = row.draw(num_tasks, jacobian.shape[1])
         losses = [random_losses(num_tasks, number + i) for i in (0, 1)]
