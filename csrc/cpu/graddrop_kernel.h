@@ -13,7 +13,11 @@ struct DropFold {
   static constexpr int kSlots = kLeaky ? 4 : 2;
 
   const DropArgs& args;
-  alignas(64) double uniform[kFoldColumns + kLanes];
+  alignas(64) double uniform[kFoldColumns];  // for a short tensor not worth filling with zeros
+
+  explicit DropFold(const DropArgs& call) : args(call) {
+    for (int i = 0; i < kLanes; ++i) uniform[i] = 0.0;
+  }
 
   void start(int64_t column, int64_t columns) {
     if (args.uniform != nullptr) {
@@ -70,10 +74,10 @@ void drop_rows(const void* const* untyped_rows, int num_rows, const DropArgs& ar
   const T* const* rows = reinterpret_cast<const T* const*>(untyped_rows);
   T* out = static_cast<T*>(untyped_out);
   if (args.leak == nullptr) {
-    DropFold<false> fold{args, {}};
+    DropFold<false> fold(args);
     fold_rows(fold, rows, num_rows, out, begin, end, accumulate, stream);
   } else {
-    DropFold<true> fold{args, {}};
+    DropFold<true> fold(args);
     fold_rows(fold, rows, num_rows, out, begin, end, accumulate, stream);
   }
 }
