@@ -22,7 +22,7 @@ ANSWERS = [
     *("imtlg", "alignedmtl_min", "alignedmtl_median", "alignedmtl_rmse", "config"),
     *("krum_f0_sq", "krum_f0_unsq", "krum_f1m2_sq"),
 ]
-DIRECTIONS = ["config_d", "graddrop_d", "trimmedmean1_d"]
+DIRECTIONS = ["graddrop_d", "trimmedmean1_d"]
 STREAMS = [
     *(f"gradnorm_{form}a{alpha}" for form in ("w_", "softmax_w_") for alpha in (0.12, 1.5)),
     *("famo_w", "famo_logits", "dwa_w", "uw_w_sgd0.1", "imtll_w_sgd0.01"),
