@@ -354,36 +354,32 @@ class Weighting(ABC):
 
     def _check(self, gramian: Tensor | None, losses: Tensor | None) -> tuple[int, torch.device]:
         """K and the device of a call, or an error that names the argument."""
-        method = type(self).__name__
         batches = self.num_batches
-        size = "K" if batches == 1 else f"{batches} K"
+        rows = 0  # by .shape: len() of a tensor takes a microsecond
         if gramian is not None:
-            checks.floats("gramian", f"[{size}, {size}]", gramian)
-            if (
-                gramian.dim() != 2
-                or gramian.shape[0] != gramian.shape[1]
-                or len(gramian) == 0
-                or len(gramian) % batches
-            ):
-                raise ValueError(
-                    f"gramian: expected shape [{size}, {size}], found {list(gramian.shape)}"
-                )
+            checks.floats("gramian", "[K, K]", gramian)
+            shape = gramian.shape
+            rows = shape[0] if len(shape) == 2 and shape[0] == shape[1] else 0
+            if rows == 0 or rows % batches:
+                size = "K" if batches == 1 else f"{batches} K"
+                raise ValueError(f"gramian: expected shape [{size}, {size}], found {list(shape)}")
         elif self.needs_gramian:
-            raise ValueError(f"gramian: {method} expected a tensor [{size}, {size}], found None")
+            raise ValueError(f"gramian: {type(self).__name__} expected a tensor [K, K], found None")
         if losses is not None:
             checks.floats("losses", "[K]", losses)
-            expected = "K" if gramian is None else len(gramian) // batches
-            if losses.dim() != 1 or len(losses) == 0 or expected not in ("K", len(losses)):
-                raise ValueError(f"losses: expected shape [{expected}], found {list(losses.shape)}")
-        elif self.needs_losses:
-            raise ValueError(f"losses: {method} expected a tensor [K], found None")
-        if gramian is not None:
-            return len(gramian) // batches, gramian.device
-        if losses is None:
+            count = losses.shape[0] if losses.dim() == 1 else 0
+            if count == 0 or (rows > 0 and count != rows // batches):
+                wanted = rows // batches if rows > 0 else "K"
+                raise ValueError(f"losses: expected shape [{wanted}], found {list(losses.shape)}")
+            return count, losses.device if gramian is None else gramian.device
+        if self.needs_losses:
+            raise ValueError(f"losses: {type(self).__name__} expected a tensor [K], found None")
+        if gramian is None:
             raise ValueError(
-                f"gramian: {method} expected a tensor [K, K], or losses [K] instead, found None"
+                f"gramian: {type(self).__name__} expected a tensor [K, K], or losses [K] instead, "
+                f"found None"
             )
-        return len(losses), losses.device
+        return rows // batches, gramian.device
 
 
 def get(weighting: str | Weighting, /, **options: Any) -> Weighting:

@@ -178,9 +178,9 @@ class CRMOGM(Weighting):
             raise
 
     def _weights(self, call: Call) -> Tensor:
-        own = call._replace(num_tasks=call.num_tasks * self.num_batches)
+        count = call.num_tasks * self.num_batches
         if self._state is not None:
-            self._flat(own)  # refuses another K before the wrapped method moves
+            self._flat(call._replace(num_tasks=count) if self.num_batches > 1 else call)
         weights = self.weighting(call.gramian, call.losses, **call.inputs)
-        own = own._replace(gramian=None)
-        return self._solve(own, (self.alpha,), losses=weights, state=self._flat(own))
+        own = Call(count, call.device, None, None, {})
+        return self._solve(own, (self._alpha,), losses=weights, state=self._flat(own))
