@@ -4,11 +4,16 @@ Everything heavy is imported inside the sub-commands, so that ``--help`` and a w
 answer at once.
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from mtlfast.weighting import Weighting
 
 __all__ = ["main"]
 
@@ -155,15 +160,22 @@ def _methods(_: argparse.Namespace) -> int:
     from mtlfast.weighting import REGISTRY
 
     rows = [
-        [name, cls.__name__, cls.family, _needs(cls.needs_gramian, cls.needs_losses), cls.paper]
+        [name, cls.__name__, cls.family, _needs(cls), cls.paper]
         for name, cls in sorted(REGISTRY.items())
     ]
     print(table(["name", "class", "family", "needs", "paper"], rows))
     return 0
 
 
-def _needs(gramian: bool, losses: bool) -> str:
-    needs = ["Gramian"] * gramian + ["losses"] * losses
+def _needs(method: type[Weighting]) -> str:
+    from mtlfast.weighting import DTP, ColumnWise
+
+    needs = ["Gramian"] * method.needs_gramian + ["losses"] * method.needs_losses
+    needs += ["task gradients"] * issubclass(method, ColumnWise) + ["KPIs"] * issubclass(
+        method, DTP
+    )
+    needs += ["buffers"] * (method.family == "buffer")
+    needs += [f"{method.num_batches} batches"] * (method.num_batches > 1)
     return ", ".join(needs) or "nothing"
 
 

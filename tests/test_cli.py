@@ -81,7 +81,11 @@ def test_methods_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
         assert row.rstrip().endswith(cls.paper)
         assert ("Gramian" in row) >= cls.needs_gramian
         assert ("losses" in row) >= cls.needs_losses
+        if cls.num_batches > 1:
+            assert f"{cls.num_batches} batches" in row
     assert "nothing" in rows["sum"]
+    assert "KPIs" in rows["dtp"]
+    assert "Gramian, buffers" in rows["moco"]
     assert "2001.06782" in rows["pcgrad"]
 
 

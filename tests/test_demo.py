@@ -186,6 +186,7 @@ def test_diverged_run_is_reported(
         (["--methods", ","], "--methods: expected all or some of "),
         (["line", "--methods", "constant"], "found 'constant': the job gives no weights"),
         (["line", "--methods", "mean"], "found 'mean': it has no mean"),
+        (["--methods", "krum"], "found 'krum': it needs three tasks"),
         (["--sead", "1"], "unrecognized arguments: --sead"),
     ],
 )

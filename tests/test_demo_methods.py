@@ -17,7 +17,7 @@ from mtlfast import jobs
 from mtlfast.cli import main
 from mtlfast.demo import report
 from mtlfast.demo.figure import draw, highlighted
-from mtlfast.demo.train import History, train
+from mtlfast.demo.train import History
 from mtlfast.jobs import Job, Metric
 from mtlfast.weighting import REGISTRY
 
@@ -98,13 +98,37 @@ def test_ends_of_epochs(
     assert "".join(word[0] for word in calls) == "sssessses"
 
 
-def test_performance_indicators_are_told() -> None:
-    job, weighting = jobs.get("multidigits"), mtlfast.DTP()
-    train(job, weighting, seed=0, steps=2, progress=lambda metrics: None)
-    (kept,) = (v for v in weighting.state_dict().values() if isinstance(v, Tensor) and v.dim() == 1)
-    assert kept.shape == (2,)
-    assert bool((kept > 0).all())
-    assert bool((kept <= 1).all())
+def test_key_performance_indicators(
+    line_job: type[Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Tensor] = []
+    observe = mtlfast.DTP.observe
+
+    def counted(weighting: mtlfast.DTP, kpi: Tensor) -> None:
+        seen.append(kpi)
+        observe(weighting, kpi)
+
+    monkeypatch.setattr(mtlfast.DTP, "observe", counted)
+    run(line_job, tmp_path / "none", "--methods", "dtp")
+    assert not seen
+    for value in (0.5, math.nan):
+        kpis = torch.tensor([value, 0.25, 1.0])
+        monkeypatch.setattr(LineTrial, "kpis", lambda trial, batch, kpis=kpis: kpis)
+        run(line_job, tmp_path / str(value), "--methods", "dtp", "--steps", "3")
+    assert torch.equal(torch.stack(seen), torch.tensor([[0.5, 0.25, 1.0]] * 3))
+
+
+def test_accuracies_of_a_batch_are_its_indicators() -> None:
+    trial = jobs.MultiDigits().start(0)
+    batch = trial.draw_batch()
+    kpis = trial.kpis(batch)
+    assert kpis is not None
+    features = trial.trunk(batch.canvas)
+    for kpi, head, digits in zip(
+        kpis.tolist(), (trial.left_head, trial.right_head), (batch.left, batch.right), strict=True
+    ):
+        assert kpi == float((head(features).argmax(1) == digits).double().mean()) > 0
+    assert jobs.get("burgers").start(0).kpis(None) is None
 
 
 def test_an_option_that_is_a_method_is_new_in_every_run(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import mtlfast
 from mtlfast.jobs import Job
-from mtlfast.weighting import DTP, Weighting
+from mtlfast.weighting import Weighting
 
 __all__ = ["History", "lowest_cosine", "train"]
 
@@ -83,8 +83,8 @@ def train(
 
         if scheduler is not None:
             scheduler.step()
-        if isinstance(weighting, DTP) and (kpis := trial.kpis(batches[0])) is not None:
-            weighting.observe(kpis)
+        if isinstance(weighting, mtlfast.DTP):
+            _observe(weighting, trial.kpis(batches[0]))
         if isinstance(weighting, EpochWise) and step % job.epoch_steps == 0:
             weighting.end_epoch()
         if step % job.evaluate_every == 0 or step == steps:
@@ -92,6 +92,12 @@ def train(
             history.metrics.append(trial.evaluate())
         progress(history.metrics[-1])
     return history
+
+
+def _observe(weighting: mtlfast.DTP, kpis: Tensor | None) -> None:
+    """Tells how well the tasks do, unless it is unknown or the network has diverged."""
+    if kpis is not None and bool(kpis.isfinite().all()):
+        weighting.observe(kpis)
 
 
 def lowest_cosine(losses: dict[str, Tensor], parameters: Sequence[Tensor]) -> float:

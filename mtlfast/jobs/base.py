@@ -65,7 +65,7 @@ class Trial(ABC):
     def kpis(self, batch: Any) -> Tensor | None:
         """Returns how well each task does on this batch, [K] in (0, 1], or None if unknown.
 
-        A method that weights tasks by such key performance indicators is told them every step.
+        DTP, which weights tasks by such key performance indicators, is told them every step.
         """
         del batch
         return None

@@ -62,7 +62,7 @@ class Burgers(Job):
             "relative L2 error",
             measured="against the exact solution",
             lower_is_better=True,
-            limits=(0.01, 2.0),
+            limits=(0.005, 2.0),
             log_scale=True,
             reference=(1.0, "u = 0 everywhere"),
         ),
