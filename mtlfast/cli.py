@@ -171,10 +171,8 @@ def _needs(method: type[Weighting]) -> str:
     from mtlfast.weighting import DTP, ColumnWise
 
     needs = ["Gramian"] * method.needs_gramian + ["losses"] * method.needs_losses
-    needs += ["task gradients"] * issubclass(method, ColumnWise) + ["KPIs"] * issubclass(
-        method, DTP
-    )
-    needs += ["buffers"] * (method.family == "buffer")
+    needs += ["task gradients"] * issubclass(method, ColumnWise)
+    needs += ["KPIs"] * issubclass(method, DTP) + ["buffers"] * method.keeps_buffers
     needs += [f"{method.num_batches} batches"] * (method.num_batches > 1)
     return ", ".join(needs) or "nothing"
 
