@@ -67,7 +67,7 @@ class Burgers(Job):
             reference=(1.0, "u = 0 everywhere"),
         ),
     )
-    methods = ("sum", "pcgrad", "cagrad", "gradnorm")
+    methods = ("sum", "pcgrad", "cagrad", "nash_mtl", "config", "famo")
     steps = 3000
     threads = 1  # layers of 40: a second thread costs more than it brings
     expected: ClassVar = {
