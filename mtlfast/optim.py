@@ -13,7 +13,7 @@ from mtlfast import jacobian, ops
 from mtlfast.diagnostics import StepInfo
 from mtlfast.jacobian import TaskGradients
 from mtlfast.losses import Losses, TaskLosses
-from mtlfast.pending import Blocks, Pending, transformed
+from mtlfast.pending import Blocks, Pending, Written, transformed
 from mtlfast.weighting import ColumnWise, Weighting, get
 
 _NONFINITE = ("propagate", "drop", "raise")
@@ -119,7 +119,9 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
         self._pending: Pending | None = None
         self._skip_counts: Tensor | None = None
         self._last_losses: Tensor | None = None
-        self._step_weights: Tensor | None = None  # of a step with a joint backward under way
+        self._step_weights: tuple[Tensor, Written] | None = (
+            None  # of a step with a joint backward under way
+        )
 
     # ---- the step -------------------------------------------------------------------------------
 
@@ -174,16 +176,18 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
         """
         self.weighting.check_inputs(inputs)
         values = tasks.values()
-        weights = self._step_weights
+        under_way = self._step_weights
         before = self.weighting.snapshot()
         try:
-            if weights is None or len(weights) != len(values):
+            if under_way and len(under_way[0]) == len(values) and under_way[1].stands(params):
+                weights = under_way[0]
+            else:
                 weights = self.weighting(None, values, **inputs)
             jacobian.weighted_(tasks.losses, weights, params)
         except BaseException:
             self.weighting.restore(before)
             raise
-        self._step_weights = weights
+        self._step_weights = (weights, Written.read(params))
         status = self.weighting.status_flag()
         self.last = StepInfo(tasks.names, "joint", values, weights, None, None, status)
 

@@ -108,6 +108,28 @@ def transformed(
     return [[row[place] for place in places] for row in method.transform(wide, losses)]
 
 
+@dataclass(frozen=True)
+class Written:
+    """What ``backward`` left in ``grad``: as long as it is there, the next call is a micro-batch.
+
+    Whoever clears a ``grad`` by another way than the optimizer's begins a new step, too.
+    """
+
+    grads: list[tuple[Tensor, Tensor | None, int]]  # parameter, its grad, the grad's version
+
+    @classmethod
+    def read(cls, params: list[Tensor]) -> Written:
+        """The gradients of T parameters as they are now."""
+        return cls([(p, p.grad, 0 if p.grad is None else p.grad._version) for p in params])
+
+    def stands(self, params: list[Tensor]) -> bool:
+        """Whether these are the same parameters, and every ``grad`` is untouched."""
+        return len(params) == len(self.grads) and all(
+            param is known and param.grad is grad and (grad is None or grad._version == version)
+            for param, (known, grad, version) in zip(params, self.grads, strict=True)
+        )
+
+
 @dataclass
 class Pending:
     """What has been added up since ``zero_grad`` or ``step``.
@@ -130,7 +152,7 @@ class Pending:
     skip_counts: Tensor | None
     calls: int = 1
     _before: list[Tensor | None] = field(default_factory=list)
-    _written: list[tuple[Tensor | None, int]] = field(default_factory=list)
+    _written: Written = field(default_factory=lambda: Written([]))
 
     @property
     def adds(self) -> bool:
@@ -139,16 +161,7 @@ class Pending:
 
     def continues(self, params: list[Tensor], num_tasks: int) -> bool:
         """Whether every ``grad`` is as the last micro-batch left it: the next one adds up."""
-        return (
-            len(self.losses) == num_tasks
-            and len(params) == len(self.params)
-            and all(
-                param is known and param.grad is grad and (grad is None or grad._version == version)
-                for param, known, (grad, version) in zip(
-                    params, self.params, self._written, strict=True
-                )
-            )
-        )
+        return len(self.losses) == num_tasks and self._written.stands(params)
 
     def plus(self, task_grads: TaskGradients, losses: Tensor) -> Pending:
         """The step with one more micro-batch; this one stays as it is, should the next one fail."""
@@ -184,6 +197,4 @@ class Pending:
     def finish(self) -> None:
         """Takes note of the gradients that were written."""
         self._before = []
-        self._written = [
-            (param.grad, 0 if param.grad is None else param.grad._version) for param in self.params
-        ]
+        self._written = Written.read(self.params)

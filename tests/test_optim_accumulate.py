@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import weakref
 from typing import Any
 
@@ -219,3 +220,18 @@ def test_task_gradients_are_released(end: str, monkeypatch: pytest.MonkeyPatch) 
     else:
         getattr(optimizer, end)()
     assert all(ref() is None for ref in seen)
+
+
+@pytest.mark.parametrize("cleared", [True, False])
+def test_gradients_cleared_by_the_model_begin_a_step(cleared: bool) -> None:
+    """After a step that was skipped for a NaN, the weights are not those of the NaN."""
+    for method in ("gls", "si", "famo", "pcgrad"):
+        model = Mlp()
+        optimizer = wrap(model, method)
+        losses = model.losses(0)
+        optimizer.backward([losses[0], losses[1] * math.nan, losses[2]])
+        assert last_weights(optimizer).isnan().all()
+        model.zero_grad(set_to_none=cleared)  # and no optimizer.step()
+        optimizer.backward(model.losses(1))
+        assert last_weights(optimizer).isfinite().all()
+        assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in model.parameters())
