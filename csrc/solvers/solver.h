@@ -6,16 +6,9 @@
 // including file provides <math.h>; nothing else is needed, so nvcc and NVRTC compile it as well.
 #pragma once
 
-#if defined(__CUDACC__)
-#define MTLFAST_HD __host__ __device__ inline
-#else
-#define MTLFAST_HD inline
-#endif
+#include "lanes.h"
 
 namespace mtlfast {
-
-typedef long long int64;
-typedef unsigned long long uint64;
 
 constexpr double kEpsilon = 2.220446049250313e-16;  // spacing of doubles at 1
 constexpr double kHuge = 1.7976931348623157e308;    // largest finite double
@@ -39,31 +32,36 @@ struct SolveArgs {
   const double* options;  // num_options doubles, listed in the solver's header
   double* weights;        // [K] out
   double* workspace;      // workspace(K) doubles
+  Lanes lanes;            // who works on this problem
 };
 
 MTLFAST_HD bool is_finite(double x) { return fabs(x) <= kHuge; }
 
-MTLFAST_HD bool all_finite(const double* values, int64 count) {
-  for (int64 i = 0; i < count; ++i) {
-    if (!is_finite(values[i])) return false;
+MTLFAST_HD bool all_finite(const double* values, int64 count, Lanes lanes = Lanes::single()) {
+  bool finite = true;
+  for (int64 i = lanes.index(); i < count && finite; i += lanes.count()) {
+    finite = is_finite(values[i]);
   }
-  return true;
+  return lanes.all(finite);
 }
 
-MTLFAST_HD int fill(double* values, int count, double value, int status) {
-  for (int i = 0; i < count; ++i) values[i] = value;
+MTLFAST_HD int fill(double* values, int count, double value, int status,
+                    Lanes lanes = Lanes::single()) {
+  for (int i = lanes.index(); i < count; i += lanes.count()) values[i] = value;
+  lanes.sync();
   return status;
 }
 
 // Writes gramian / scale^2 to `scaled`, with scale the power of two that brings the largest
 // diagonal entry into (1/4, 1]: exact, so a solver decides the same at 1e-20 and at 1e18.
-MTLFAST_HD double rescale(const double* gramian, int num_tasks, double* scaled) {
+MTLFAST_HD double rescale(const double* gramian, int num_tasks, double* scaled, Lanes lanes) {
   const int64 count = static_cast<int64>(num_tasks) * num_tasks;
   double largest = 0.0;
-  for (int i = 0; i < num_tasks; ++i) {
+  for (int i = lanes.index(); i < num_tasks; i += lanes.count()) {
     const double diagonal = gramian[static_cast<int64>(i) * num_tasks + i];
     if (diagonal > largest) largest = diagonal;
   }
+  largest = lanes.largest(largest);
   int half_exponent = 0;
   if (largest > 0.0) {
     int exponent = 0;
@@ -73,24 +71,44 @@ MTLFAST_HD double rescale(const double* gramian, int num_tasks, double* scaled) 
   }
   const double inverse = ldexp(1.0, -half_exponent);
   // Two factors, because inverse^2 can overflow where the products do not.
-  for (int64 i = 0; i < count; ++i) scaled[i] = gramian[i] * inverse * inverse;
+  for (int64 i = lanes.index(); i < count; i += lanes.count()) {
+    scaled[i] = gramian[i] * inverse * inverse;
+  }
+  lanes.sync();
   return ldexp(1.0, half_exponent);
 }
 
 MTLFAST_HD bool has_finite_input(const SolveArgs& args) {
   const int64 count = static_cast<int64>(args.num_tasks) * args.num_tasks;
-  return (args.gramian == nullptr || all_finite(args.gramian, count)) &&
-         (args.losses == nullptr || all_finite(args.losses, args.num_tasks)) &&
-         (args.inputs == nullptr || all_finite(args.inputs, args.num_tasks));
+  return (args.gramian == nullptr || all_finite(args.gramian, count, args.lanes)) &&
+         (args.losses == nullptr || all_finite(args.losses, args.num_tasks, args.lanes)) &&
+         (args.inputs == nullptr || all_finite(args.inputs, args.num_tasks, args.lanes));
 }
 
-// Solves with a raw Gramian, or with none. `scaled` is scratch of K * K doubles.
+// Whether all lanes of a warp run the solver together; else its first lane runs it alone.
+template <class Solver, class = void>
+struct IsCollective {
+  static constexpr bool value = false;
+};
+template <class Solver>
+struct IsCollective<Solver, decltype(void(Solver::collective))> {
+  static constexpr bool value = Solver::collective;
+};
+
+// Solves with a raw Gramian, or with none. `scaled` is scratch of K * K doubles. All lanes call it; the status is the
+// first lane's.
 template <class Solver>
 MTLFAST_HD int solve(SolveArgs args, double* scaled) {
-  if (!has_finite_input(args)) return fill(args.weights, args.num_tasks, nan(""), kNonFinite);
+  if (!IsCollective<Solver>::value) {
+    if (!args.lanes.first()) return kOk;
+    args.lanes = Lanes::single();
+  }
+  if (!has_finite_input(args)) {
+    return fill(args.weights, args.num_tasks, nan(""), kNonFinite, args.lanes);
+  }
   args.scale = 1.0;
   if (args.gramian != nullptr) {
-    args.scale = rescale(args.gramian, args.num_tasks, scaled);
+    args.scale = rescale(args.gramian, args.num_tasks, scaled, args.lanes);
     args.gramian = scaled;
   }
   return Solver::run(args);
