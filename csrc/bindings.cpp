@@ -8,6 +8,9 @@
 
 #include "columns.h"
 #include "cpu/solve.h"
+#include "cuda/bindings.h"
+#include "cuda/kernels.h"
+#include "cuda/launch.h"
 #include "targets.h"
 
 namespace mtlfast {
@@ -17,16 +20,18 @@ at::Tensor gramian(const py::object& task_grads) {
   Plan& plan = thread_plan();
   const Release release{plan};
   plan.read(task_grads.ptr());
+  if (cuda::is_ours(plan.device)) return cuda::gramian(plan);
   at::Tensor out = at::empty({plan.num_tasks, plan.num_tasks}, at::kDouble);
   double* data = out.mutable_data_ptr<double>();
   run_unlocked(plan, task_grads, [&] { cpu::gramian(plan, data); });
   return out;
 }
 
-at::Tensor check_weights(const at::Tensor& weights, int64_t num_tasks) {
-  check_plain(weights, "weights");
-  if (weights.scalar_type() != at::kDouble || weights.dim() != 1 || weights.numel() != num_tasks)
-    throw py::value_error("weights: expected [" + std::to_string(num_tasks) +
+at::Tensor check_weights(const at::Tensor& weights, const Plan& plan) {
+  check_plain(weights, "weights", plan.device);
+  if (weights.scalar_type() != at::kDouble || weights.dim() != 1 ||
+      weights.numel() != plan.num_tasks)
+    throw py::value_error("weights: expected [" + std::to_string(plan.num_tasks) +
                           "] of Double, found " + c10::str(weights.sizes()) + " of " +
                           c10::toString(weights.scalar_type()));
   return weights.resolve_neg().contiguous();
@@ -34,7 +39,8 @@ at::Tensor check_weights(const at::Tensor& weights, int64_t num_tasks) {
 
 Kernel combination(const Plan& plan, const at::Tensor& factors) {
   return [&plan, factors](const std::vector<void*>& outs, bool accumulate) {
-    cpu::combine(plan, factors.const_data_ptr<double>(), outs, accumulate);
+    const auto run = cuda::is_ours(plan.device) ? &cuda::combine : &cpu::combine;
+    run(plan, factors.const_data_ptr<double>(), outs, accumulate);
   };
 }
 
@@ -43,7 +49,7 @@ py::list combine(const py::object& task_grads, const at::Tensor& weights,
   Plan& plan = thread_plan();
   const Release release{plan};
   plan.read(task_grads.ptr());
-  const at::Tensor factors = check_weights(weights, plan.num_tasks);
+  const at::Tensor factors = check_weights(weights, plan);
   return write_list(plan, task_grads, out, combination(plan, factors));
 }
 
@@ -52,7 +58,7 @@ void combine_into_grad(const py::list& params, const py::object& task_grads,
   Plan& plan = thread_plan();
   const Release release{plan};
   plan.read(task_grads.ptr());
-  const at::Tensor factors = check_weights(weights, plan.num_tasks);
+  const at::Tensor factors = check_weights(weights, plan);
   write_grads(plan, params, task_grads, accumulate, combination(plan, factors));
 }
 
@@ -68,24 +74,27 @@ at::Tensor run_solver(const char* name, const std::optional<at::Tensor>& gramian
   if (!gramian && !losses)
     throw py::value_error("gramian: expected [K, K], or losses [K] instead, found None");
   const at::Tensor& given = gramian ? *gramian : *losses;
+  const at::Device device = given.device();
   const int64_t num_tasks = given.dim() == (gramian ? 2 : 1) ? given.size(0) : 0;
   if (num_tasks == 0)
     throw py::value_error(std::string(gramian ? "gramian: expected shape [K, K], found "
                                               : "losses: expected shape [K], found ") +
                           c10::str(given.sizes()));
-  if (gramian) check_tensor(*gramian, "gramian", at::kDouble, {num_tasks, num_tasks});
+  if (gramian) check_tensor(*gramian, "gramian", at::kDouble, {num_tasks, num_tasks}, device);
   if (static_cast<int>(options.size()) != solver->num_options)
     throw py::value_error("options: expected " + std::to_string(solver->num_options) +
                           " numbers, found " + std::to_string(options.size()));
-  if (losses) check_tensor(*losses, "losses", at::kDouble, {num_tasks});
-  if (inputs) check_tensor(*inputs, "inputs", at::kDouble, {num_tasks});
-  if (order) check_tensor(*order, "order", at::kLong, {num_tasks, num_tasks});
-  if (rng) check_tensor(*rng, "rng", at::kLong, {2});
+  if (losses) check_tensor(*losses, "losses", at::kDouble, {num_tasks}, device);
+  if (inputs) check_tensor(*inputs, "inputs", at::kDouble, {num_tasks}, device);
+  if (order) check_tensor(*order, "order", at::kLong, {num_tasks, num_tasks}, device);
+  if (rng) check_tensor(*rng, "rng", at::kLong, {2}, device);
   if (state)
-    check_tensor(*state, "state", at::kDouble, {solver->state_size(static_cast<int>(num_tasks))});
-  if (status) check_tensor(*status, "status", at::kInt, {});
+    check_tensor(*state, "state", at::kDouble, {solver->state_size(static_cast<int>(num_tasks))},
+                 device);
+  if (status) check_tensor(*status, "status", at::kInt, {}, device);
 
-  at::Tensor weights = at::empty({num_tasks}, at::kDouble);
+  at::Tensor weights =
+      at::empty({num_tasks}, at::TensorOptions().dtype(at::kDouble).device(device));
   static_assert(sizeof(int64) == sizeof(int64_t));
   SolveArgs args = {};
   args.num_tasks = static_cast<int>(num_tasks);
@@ -97,8 +106,14 @@ at::Tensor run_solver(const char* name, const std::optional<at::Tensor>& gramian
   args.state = state ? state->mutable_data_ptr<double>() : nullptr;
   args.options = options.data();
   args.weights = weights.mutable_data_ptr<double>();
-  const int outcome = solver->run(args);
-  if (status) *status->mutable_data_ptr<int>() = outcome;
+  int* outcome = status ? status->mutable_data_ptr<int>() : nullptr;
+  if (cuda::is_ours(device)) {
+    cuda::solve(device, solver->kernel, args, solver->num_options,
+                solver->workspace(args.num_tasks), outcome);
+    return weights;
+  }
+  const int found = solver->run(args);
+  if (outcome != nullptr) *outcome = found;
   return weights;
 }
 
@@ -114,6 +129,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("combine_into_grad", &combine_into_grad, py::arg("params"), py::arg("task_grads"),
              py::arg("weights"), py::arg("accumulate"));
   define_columns(module);
+  cuda::define(module);
   module.def("solve", &run_solver, py::arg("name"), py::arg("gramian"), py::arg("options"),
              py::arg("losses"), py::arg("inputs"), py::arg("order"), py::arg("rng"),
              py::arg("state"), py::arg("status"));

@@ -24,13 +24,13 @@ struct Drop {
   Drop(const Plan& plan, const std::optional<at::Tensor>& leak,
        const std::optional<at::Tensor>& given, const std::optional<at::Tensor>& rng)
       : plan(plan), leak(leak), rng(rng) {
-    if (leak) check_tensor(*leak, "leak", at::kDouble, {plan.num_tasks});
+    if (leak) check_tensor(*leak, "leak", at::kDouble, {plan.num_tasks}, plan.device);
     if (!given) {
       if (!rng) throw py::value_error("rng: expected [2] where uniform is None, found None");
-      check_tensor(*rng, "rng", at::kLong, {2});
+      check_tensor(*rng, "rng", at::kLong, {2}, at::kCPU);
       return;
     }
-    check_tensor(*given, "uniform", at::kDouble, {plan.num_columns});
+    check_tensor(*given, "uniform", at::kDouble, {plan.num_columns}, plan.device);
     for (int64_t t = 0; t < plan.num_tensors; ++t) {
       const at::Tensor* like = plan.like[t];
       at::Tensor part = given->narrow(0, plan.offsets[t], plan.offsets[t + 1] - plan.offsets[t]);
@@ -117,7 +117,7 @@ at::Tensor old_squares(PyObject* object, const at::Tensor& like, at::ScalarType 
   if (!THPVariable_Check(object))
     throw py::type_error(name + ": expected a tensor or None, found " + Py_TYPE(object)->tp_name);
   const at::Tensor& old = THPVariable_Unpack(object);
-  check_plain(old, name);
+  check_plain(old, name, like.device());
   if (old.scalar_type() != type || old.sizes() != like.sizes())
     throw py::value_error(name + ": expected " + c10::str(like.sizes()) + " of " +
                           c10::toString(type) + ", found " + c10::str(old.sizes()) + " of " +

@@ -26,12 +26,12 @@ struct Release {
 };
 
 inline void check_tensor(const at::Tensor& tensor, const char* name, at::ScalarType type,
-                         at::IntArrayRef shape) {
-  check_plain(tensor, name);
+                         at::IntArrayRef shape, const at::Device& device) {
+  check_plain(tensor, name, device);
   if (tensor.is_neg() || tensor.scalar_type() != type || tensor.sizes() != shape ||
       !tensor.is_contiguous())
-    throw py::value_error(std::string(name) + ": expected a contiguous CPU tensor " +
-                          c10::str(shape) + " of " + c10::toString(type) + ", found " +
+    throw py::value_error(std::string(name) + ": expected a contiguous tensor " + c10::str(shape) +
+                          " of " + c10::toString(type) + " on " + device.str() + ", found " +
                           c10::str(tensor.sizes()) + " of " + c10::toString(tensor.scalar_type()) +
                           " on " + tensor.device().str());
 }
@@ -39,7 +39,7 @@ inline void check_tensor(const at::Tensor& tensor, const char* name, at::ScalarT
 // Runs work() without the interpreter's lock where it is long enough for another thread to care.
 template <class Work>
 void run_unlocked(Plan& plan, const py::handle& task_grads, Work work) {
-  if (!plan.is_large()) return work();
+  if (!plan.is_large() || !plan.device.is_cpu()) return work();  // launches do not wait
   plan.hold(task_grads.ptr());
   const py::gil_scoped_release unlocked;
   work();

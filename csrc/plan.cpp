@@ -55,19 +55,20 @@ bool same_layout(const at::Tensor& a, const at::Tensor& b) {
 
 }  // namespace
 
-bool is_plain(const at::Tensor& tensor) {
+bool is_plain(const at::Tensor& tensor, const at::Device& device) {
   const at::TensorImpl* impl = tensor.unsafeGetTensorImpl();
-  return impl->layout() == at::kStrided && impl->is_cpu() && impl->has_storage() &&
+  return impl->layout() == at::kStrided && impl->device() == device && impl->has_storage() &&
          !impl->key_set().has(c10::DispatchKey::Python) &&
          (impl->numel() == 0 || tensor.const_data_ptr() != nullptr);
 }
 
-void check_plain(const at::Tensor& tensor, const std::string& name) {
+void check_plain(const at::Tensor& tensor, const std::string& name, const at::Device& device) {
   if (tensor.layout() != at::kStrided)
     throw py::type_error(name + ": expected a dense tensor, found layout " +
                          c10::str(tensor.layout()));
-  if (!tensor.is_cpu())
-    throw py::value_error(name + ": expected a tensor on cpu, found " + tensor.device().str());
+  if (tensor.device() != device)
+    throw py::value_error(name + ": expected a tensor on " + device.str() + ", found " +
+                          tensor.device().str());
   if (!tensor.has_storage() || tensor.key_set().has(c10::DispatchKey::Python))
     throw py::type_error(
         name +
@@ -88,6 +89,8 @@ void Plan::read(PyObject* task_grads) {
   alive.clear();
   num_tasks = static_cast<int>(tasks.size());
   num_columns = 0;
+  device = at::kCPU;
+  bool known_device = false;
   const auto keep = [this](at::Tensor copy) -> const at::Tensor& {
     copies.push_back(std::move(copy));
     return copies.back();
@@ -118,7 +121,12 @@ void Plan::read(PyObject* task_grads) {
                              Py_TYPE(object)->tp_name);
       const at::Tensor* tensor = &THPVariable_Unpack(object);
       const ElementType type = element_type(*tensor, k, t);
-      if (!is_plain(*tensor)) check_plain(*tensor, entry(k, t));
+      if (!known_device) {
+        // The first tensor decides: the CPU or a GPU.
+        if (tensor->is_cuda()) device = tensor->device();
+        known_device = true;
+      }
+      if (!is_plain(*tensor, device)) check_plain(*tensor, entry(k, t), device);
 
       if (like[t] == nullptr) {
         if (tensor->is_neg() || !tensor->is_non_overlapping_and_dense()) {

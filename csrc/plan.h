@@ -17,6 +17,7 @@ namespace mtlfast {
 // K sequences of T tensors (or None), flattened so that a kernel reads each block as K rows of equal length.
 struct Plan {
   int num_tasks = 0;
+  at::Device device = at::kCPU;  // of all tensors
   int64_t num_tensors = 0;
   int64_t num_columns = 0;         // P: elements of all tensors that some task reaches
   std::vector<const void*> rows;   // [T, K]; null: the task does not reach the tensor
@@ -43,11 +44,11 @@ struct Plan {
   static constexpr int64_t kStreamColumns = 1 << 21;
 };
 
-// Whether a tensor is a dense block of CPU memory of its own.
-bool is_plain(const at::Tensor& tensor);
+// Whether a tensor is a dense block of a device's memory of its own.
+bool is_plain(const at::Tensor& tensor, const at::Device& device);
 
-// TypeError or ValueError for what is no plain dense tensor in CPU memory; name is how the message calls it.
-void check_plain(const at::Tensor& tensor, const std::string& name);
+// TypeError or ValueError for what is no plain dense tensor on the device; name is how the message calls it.
+void check_plain(const at::Tensor& tensor, const std::string& name, const at::Device& device);
 
 // The columns [begin, end) of tensor t that belong to group number `group` of `num_groups` equal shares of all
 // columns. Calls visit(t, begin, end) in order. Boundaries inside a tensor fall on multiples of `align`.

@@ -43,11 +43,11 @@ struct Name {
 };
 
 void check_fits(const at::Tensor& tensor, const at::Tensor& like, const Name& entry) {
-  if (is_plain(tensor) && tensor.scalar_type() == like.scalar_type() &&
+  if (is_plain(tensor, like.device()) && tensor.scalar_type() == like.scalar_type() &&
       tensor.sizes() == like.sizes())
     return;
   const std::string name = entry;
-  check_plain(tensor, name);
+  check_plain(tensor, name, like.device());
   if (tensor.scalar_type() != like.scalar_type() || tensor.sizes() != like.sizes())
     throw py::value_error(name + ": expected " + c10::str(like.sizes()) + " of " +
                           c10::toString(like.scalar_type()) + ", as the task gradients, found " +

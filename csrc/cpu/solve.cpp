@@ -23,7 +23,14 @@ int run(const SolveArgs& args) {
 }
 
 constexpr SolverEntry kSolvers[] = {
-#define MTLFAST_ENTRY(name, Solver) {name, Solver::num_options, Solver::state_size, run<Solver>},
+#define MTLFAST_ENTRY(name, Solver) \
+  {                                 \
+      name,                         \
+      "mtlfast_solve_" #Solver,     \
+      Solver::num_options,          \
+      Solver::state_size,           \
+      Solver::workspace,            \
+      run<Solver>},
     MTLFAST_SOLVERS(MTLFAST_ENTRY)
 #undef MTLFAST_ENTRY
 };

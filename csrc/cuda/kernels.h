@@ -1,0 +1,23 @@
+// The K x P and K x K operations on a GPU: what csrc/plan.h declares for the CPU.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <string>
+#include <vector>
+
+#include "../plan.h"
+#include "../solvers/solver.h"
+
+namespace mtlfast::cuda {
+
+at::Tensor gramian(const Plan& plan);  // [K, K] float64 on the plan's device
+void combine(const Plan& plan, const double* weights, const std::vector<void*>& outs,
+             bool accumulate);
+
+// The solver's number in csrc/solvers/table.h; all pointers but the options are in the device's memory. `workspace`:
+// how many doubles it needs beside the [K, K] of its own.
+void solve(const at::Device& device, const std::string& kernel, const SolveArgs& args,
+           int num_options, int64_t workspace, int* status);
+
+}  // namespace mtlfast::cuda

@@ -1,0 +1,91 @@
+// What the host hands to the kernels: one struct for each, by value.
+#pragma once
+
+#include "../solvers/lanes.h"
+
+namespace mtlfast {
+
+typedef unsigned int uint32;
+typedef unsigned short uint16;
+
+// ---- The tensors that a kernel walks over ------------------------------------------------------------------------
+
+// A kernel's parameters may take 32,764 bytes, and cost less where they fit the old limit of 4 KiB.
+constexpr int kSmallPayload = 3840;
+constexpr int kLargePayload = 32512;
+
+// Where the parts of a table lie. All offsets in bytes.
+struct TableLayout {
+  int num_tensors;   // T
+  int num_pointers;  // L: pointers of each tensor, those of the K rows first
+
+  MTLFAST_HD constexpr int64 sizes() const { return 8ll * num_tensors * num_pointers; }
+  MTLFAST_HD constexpr int64 first_chunks() const { return sizes() + 8ll * num_tensors; }
+  MTLFAST_HD constexpr int64 bytes() const {
+    return (first_chunks() + 4ll * (num_tensors + 1) + 15) / 16 * 16;
+  }
+};
+
+// The table in a kernel's parameters, or, where it is larger, its address in the memory of the device.
+template <int kBytes>
+struct TableParams {
+  TableLayout layout;
+  const unsigned char* remote;  // null: in `payload`
+  uint32 num_chunks;
+  int chunk_columns;  // a multiple of 2048, so that the first element of every chunk is as aligned as the tensor
+  alignas(16) unsigned char payload[kBytes];
+};
+
+// A piece of a table on its way to the memory of the device.
+struct UploadParams {
+  unsigned char* target;
+  int count;  // of 16-byte packets
+  alignas(16) unsigned char payload[kLargePayload];
+};
+
+// ---- Each kernel's own ---------------------------------------------------------------------------------------------
+
+struct SumParams {
+  double* partials;  // [sums, blocks]
+  uint32* ticket;    // zero before the launch, and again after it
+};
+
+template <int kPayload>
+struct GramianParams {
+  TableParams<kPayload> table;
+  SumParams sums;
+  double* out;  // [K, K]
+  int num_tasks;
+  bool accumulate;  // add to what is there
+};
+
+MTLFAST_HD constexpr int gramian_threads(int rows) { return rows <= 8 ? 256 : 128; }
+MTLFAST_HD constexpr int gramian_blocks(int rows) { return rows <= 4 ? 4 : (rows <= 8 ? 2 : 3); }
+
+constexpr int kCombineThreads = 256;
+
+template <int kPayload>
+struct CombineParams {
+  TableParams<kPayload> table;  // pointer K: where the tensor's result goes; null: skip it
+  const double* weights;        // [K]
+  int num_tasks;
+  bool accumulate;  // add to what is there
+};
+
+constexpr int kMaxOptions = 8;
+
+struct SolveParams {
+  const double* gramian;  // as in SolveArgs, from here on
+  const double* losses;
+  const double* inputs;
+  const int64* order;
+  int64* rng;
+  double* state;
+  double* weights;
+  int* status;      // null: nobody asks
+  double* scratch;  // [K, K] and the solver's workspace; null: in shared memory
+  int num_tasks;
+  double options[kMaxOptions];
+};
+
+}  // namespace mtlfast
