@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from fiber_gpu import fibers
 from torch import Tensor
 
 from mtlfast import ops
@@ -65,6 +66,8 @@ from mtlfast.weighting import (
 )
 
 BACKENDS = ("native", "reference")
+EVERYWHERE = (*BACKENDS, "fibers")
+"""Fibers: the CUDA kernels, on a GPU made of fibers (:mod:`fiber_gpu`)."""
 
 
 @dataclass(frozen=True)
@@ -410,7 +413,9 @@ def backend(name: str) -> Iterator[None]:
     """Runs the body on one backend, or skips the test where this build lacks it."""
     with ExitStack() as stack:
         try:
-            stack.enter_context(ops.use_backend(name))
+            stack.enter_context(ops.use_backend("native" if name == "fibers" else name))
+            if name == "fibers":
+                stack.enter_context(fibers("shuffled"))
         except ImportError as error:
             pytest.skip(f"{name} backend: {error}")
         yield

@@ -67,15 +67,23 @@ def _compile(target: Path) -> None:
 
 
 @contextlib.contextmanager
-def fibers(order: str = "forward", seed: int = 0) -> Iterator[None]:
-    """Inside the block CPU tensors are those of a GPU made of fibers, which run in this order."""
+def fibers(order: str = "forward", seed: int = 0, sums: str = "auto") -> Iterator[None]:
+    """Inside the block CPU tensors are those of a GPU made of fibers.
+
+    Args:
+        order: of the threads, one of :data:`ORDERS`.
+        seed: of the shuffled order.
+        sums: what the Gramian's products are added in: "float32", "float64", or "auto" by size.
+    """
     shim = library()
     shim.shim_order(ORDERS.index(order), seed)
     native = _native()
     native.simulate(shim._name)
+    native.force_sums(sums)
     try:
         yield
     finally:
+        native.force_sums("auto")
         native.simulate("")
 
 

@@ -1,10 +1,10 @@
-"""Every method against certified answers, through the Gramian and on both backends."""
+"""Every method against certified answers, through the Gramian, on both backends and on fibers."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from cases import BACKENDS, ROWS, Row, backend, call, oracle
+from cases import EVERYWHERE, ROWS, Row, backend, call, oracle
 from torch import Tensor
 
 from mtlfast import ops
@@ -36,7 +36,7 @@ def direction_error(jacobian: Tensor, weights: Tensor, expected: Tensor, floor: 
 
 @pytest.mark.parametrize("condition", CONDITIONS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("name", EVERYWHERE)
 @pytest.mark.parametrize("row", [row for row in ROWS if row.answer], ids=str)
 def test_direction(row: Row, name: str, dtype: torch.dtype, condition: str) -> None:
     data = oracle()
@@ -78,7 +78,7 @@ def test_direction(row: Row, name: str, dtype: torch.dtype, condition: str) -> N
 
 
 @pytest.mark.parametrize("num_tasks", [1, 2, 3, 8])
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("name", EVERYWHERE)
 @pytest.mark.parametrize("row", [row for row in ROWS if row.stream], ids=str)
 def test_stream(row: Row, name: str, num_tasks: int) -> None:
     data = oracle()

@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "kernels.h"
 #include "launch.h"
 
 namespace mtlfast::cuda {
@@ -26,6 +27,15 @@ void define(py::module_& module) {
     for (const auto& [name, count] : launch_counts()) counts[py::str(name)] = count;
     return counts;
   });
+  own.def(
+      "force_sums",
+      [](const std::string& sums) {
+        if (sums != "auto" && sums != "float32" && sums != "float64")
+          throw py::value_error("sums: expected auto, float32 or float64, found " + sums);
+        force_sums(sums == "auto" ? Sums::kAuto
+                                  : (sums == "float32" ? Sums::kFloat32 : Sums::kFloat64));
+      },
+      py::arg("sums"));
   own.def("simulate", &simulate, py::arg("library"));
   own.def("simulated", &simulated);
 }

@@ -37,6 +37,7 @@ struct Driver {
 // Numbers of the driver's interface.
 constexpr Result kNotFound = 500;
 constexpr int kMultiprocessors = 16;  // device attributes
+constexpr int kFloatToDoubleSpeed = 87;
 constexpr int kMaxSharedBytesOptIn = 97;
 constexpr int kMaxDynamicSharedBytes = 8;  // function attribute
 

@@ -12,6 +12,12 @@
 namespace mtlfast::cuda {
 
 at::Tensor gramian(const Plan& plan);  // [K, K] float64 on the plan's device
+
+// What products are added in: float64 for float64 gradients and for small problems, else float32, of which few at a
+// time. For tests the choice can be forced.
+enum class Sums { kAuto, kFloat32, kFloat64 };
+void force_sums(Sums sums);
+
 void combine(const Plan& plan, const double* weights, const std::vector<void*>& outs,
              bool accumulate);
 

@@ -22,6 +22,7 @@ struct DeviceState {
   Context context = nullptr;
   int multiprocessors = 0;
   int max_shared_bytes = 0;
+  int float_to_double_speed = 0;
   std::vector<Module> modules;
   size_t num_images = 0;  // of all, that are loaded
   std::unordered_map<std::string, KernelState> kernels;
@@ -56,6 +57,7 @@ DeviceState& device_state(const at::Device& device) {
   };
   found.multiprocessors = attribute(kMultiprocessors);
   found.max_shared_bytes = attribute(kMaxSharedBytesOptIn);
+  found.float_to_double_speed = attribute(kFloatToDoubleSpeed);
   check(driver().cuDevicePrimaryCtxRetain(&found.context, handle), "using " + device.str());
   return found;
 }
@@ -103,6 +105,7 @@ Place::Place(const at::Device& device) : device_(device), stream_(nullptr) {
 
 int Place::multiprocessors() const { return device_state(device_).multiprocessors; }
 int Place::max_shared_bytes() const { return device_state(device_).max_shared_bytes; }
+int Place::float_to_double_speed() const { return device_state(device_).float_to_double_speed; }
 
 const Kernel& Place::kernel(const std::string& name, int threads, int shared_bytes) const {
   DeviceState& device = device_state(device_);

@@ -32,6 +32,7 @@ class Place {
   const at::Device& device() const { return device_; }
   int multiprocessors() const;
   int max_shared_bytes() const;
+  int float_to_double_speed() const;  // how many times as fast float32 arithmetic is
 
   // By name. `threads` and `shared_bytes` are those of every launch of it.
   const Kernel& kernel(const std::string& name, int threads, int shared_bytes = 0) const;

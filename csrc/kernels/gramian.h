@@ -1,7 +1,8 @@
 // The Gramian of up to 12 tasks in one pass: each thread holds the whole upper triangle in registers.
 //
-// Threads add float32 products over one chunk, at most chunk_columns / threads of them; then the lanes of each warp are
-// added up in float64. Every block leaves float64 sums, and the block that finishes last adds those up. The order of
+// Threads add products over one chunk, then the lanes of each warp are added up in float64. Products are added in
+// float64, which is exact but for rounding of the sums, or for speed in float32, where a thread adds no more than
+// chunk_columns / threads of them. Every block leaves float64 sums, and the block that finishes last adds those up. The order of
 // all additions is fixed by the sizes and the grid, so results are the same bits from run to run.
 #pragma once
 
@@ -11,23 +12,15 @@
 
 namespace mtlfast {
 
-// What products are added in. The product of two float32 numbers is exact in float64, but so many registers are not
-// there.
-template <class T>
-struct SumOf {
-  typedef float Type;
-  static constexpr bool kNeedsGuard =
-      true;  // sums of squares may overflow, or lose digits to underflow
+// Whether sums of squares may overflow, or lose digits to underflow: in float32, unless the elements have too few
+// exponents for that.
+template <class T, class Sum>
+struct Guard {
+  static constexpr bool kNeeded = sizeof(Sum) == sizeof(float);
 };
-template <>
-struct SumOf<Float16> {
-  typedef float Type;
-  static constexpr bool kNeedsGuard = false;
-};
-template <>
-struct SumOf<double> {
-  typedef double Type;
-  static constexpr bool kNeedsGuard = false;
+template <class Sum>
+struct Guard<Float16, Sum> {
+  static constexpr bool kNeeded = false;
 };
 
 constexpr float kSmallestSafe =
@@ -77,9 +70,9 @@ struct Share {
     for (int64 column = begin; column < end; column += kThreads) visit(column);
   }
 
-  template <class Visit>
+  // Calls visit(x) with a column's K elements as Sum.
+  template <class Sum, class Visit>
   MTLFAST_DEVICE void for_each_column(Visit visit) const {
-    typedef typename SumOf<T>::Type Sum;
     constexpr int kUnroll = kRows <= 2 ? 4 : (kRows <= 4 ? 2 : 1);  // packets of a row in flight
     const auto take = [&](const Packet* packets) {
 #pragma unroll
@@ -145,9 +138,8 @@ __device__ __noinline__ void add_exactly(const Params& params, int tensor, int64
   }
 }
 
-template <class T, int kRows, class Params>
+template <class T, class Sum, int kRows, class Params>
 MTLFAST_DEVICE void gramian(const Params& params) {
-  typedef typename SumOf<T>::Type Sum;
   constexpr int kPairs = kRows * (kRows + 1) / 2;
   constexpr int kWarps = gramian_threads(kRows) / kWarp;
   MTLFAST_SHARED(double, totals, kWarps* kPairs);
@@ -167,17 +159,17 @@ MTLFAST_DEVICE void gramian(const Params& params) {
     for (int pair = 0; pair < kPairs; ++pair) sums[pair] = 0;
 #pragma unroll
     for (int k = 0; k < kRows; ++k) largest[k] = 0.0f;
-    share.for_each_column([&](const Sum* x) {
+    share.template for_each_column<Sum>([&](const Sum* x) {
       int pair = 0;
 #pragma unroll
       for (int i = 0; i < kRows; ++i) {
-        if constexpr (SumOf<T>::kNeedsGuard) largest[i] = fmaxf(largest[i], fabsf(x[i]));
+        if constexpr (Guard<T, Sum>::kNeeded) largest[i] = fmaxf(largest[i], fabsf(x[i]));
 #pragma unroll
         for (int j = i; j < kRows; ++j, ++pair) sums[pair] += x[i] * x[j];
       }
     });
 
-    if constexpr (SumOf<T>::kNeedsGuard) {
+    if constexpr (Guard<T, Sum>::kNeeded) {
       bool unsafe = false;
       int pair = 0;
 #pragma unroll

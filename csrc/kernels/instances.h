@@ -16,21 +16,36 @@
 
 namespace mtlfast {
 
-#define MTLFAST_GRAMIAN(type, T, rows)                                                   \
-  MTLFAST_KERNEL(mtlfast_gramian_##type##_k##rows##_s, gramian_threads(rows),            \
-                 gramian_blocks(rows), GramianParams<kSmallPayload>, (gramian<T, rows>)) \
-  MTLFAST_KERNEL(mtlfast_gramian_##type##_k##rows##_l, gramian_threads(rows),            \
-                 gramian_blocks(rows), GramianParams<kLargePayload>, (gramian<T, rows>))
+#define MTLFAST_GRAMIAN(type, T, Sum, rows)                                            \
+  MTLFAST_KERNEL(mtlfast_gramian_##type##_k##rows##_s, gramian_threads(rows),          \
+                 gramian_blocks(rows, sizeof(Sum) == 8), GramianParams<kSmallPayload>, \
+                 (gramian<T, Sum, rows>))                                              \
+  MTLFAST_KERNEL(mtlfast_gramian_##type##_k##rows##_l, gramian_threads(rows),          \
+                 gramian_blocks(rows, sizeof(Sum) == 8), GramianParams<kLargePayload>, \
+                 (gramian<T, Sum, rows>))
+// An x stands for float64 sums of narrower elements.
+#define MTLFAST_GRAMIANS(rows)                 \
+  MTLFAST_GRAMIAN(f32, float, float, rows)     \
+  MTLFAST_GRAMIAN(bf16, BFloat16, float, rows) \
+  MTLFAST_GRAMIAN(f16, Float16, float, rows)
+#define MTLFAST_EXACT_GRAMIANS(rows)             \
+  MTLFAST_GRAMIAN(f32x, float, double, rows)     \
+  MTLFAST_GRAMIAN(f64, double, double, rows)     \
+  MTLFAST_GRAMIAN(bf16x, BFloat16, double, rows) \
+  MTLFAST_GRAMIAN(f16x, Float16, double, rows)
 
-MTLFAST_FOR_TYPES(MTLFAST_GRAMIAN, 2)
-MTLFAST_FOR_TYPES(MTLFAST_GRAMIAN, 3)
-MTLFAST_FOR_TYPES(MTLFAST_GRAMIAN, 4)
-MTLFAST_FOR_TYPES(MTLFAST_GRAMIAN, 6)
-MTLFAST_FOR_TYPES(MTLFAST_GRAMIAN, 8)
+MTLFAST_GRAMIANS(2)
+MTLFAST_GRAMIANS(3)
+MTLFAST_GRAMIANS(4)
+MTLFAST_GRAMIANS(6)
+MTLFAST_GRAMIANS(8)
+MTLFAST_GRAMIANS(12)
 // In float64 the triangle of more than 8 rows does not fit the registers.
-MTLFAST_GRAMIAN(f32, float, 12)
-MTLFAST_GRAMIAN(bf16, BFloat16, 12)
-MTLFAST_GRAMIAN(f16, Float16, 12)
+MTLFAST_EXACT_GRAMIANS(2)
+MTLFAST_EXACT_GRAMIANS(3)
+MTLFAST_EXACT_GRAMIANS(4)
+MTLFAST_EXACT_GRAMIANS(6)
+MTLFAST_EXACT_GRAMIANS(8)
 
 }  // namespace mtlfast
 #endif

@@ -60,7 +60,11 @@ struct GramianParams {
 };
 
 MTLFAST_HD constexpr int gramian_threads(int rows) { return rows <= 8 ? 256 : 128; }
-MTLFAST_HD constexpr int gramian_blocks(int rows) { return rows <= 4 ? 4 : (rows <= 8 ? 2 : 3); }
+// How many blocks of the loop's registers are to fit on a multiprocessor.
+MTLFAST_HD constexpr int gramian_blocks(int rows, bool in_double) {
+  if (rows <= 4) return 4;
+  return rows <= 8 ? (in_double && rows > 6 ? 1 : 2) : 3;
+}
 
 constexpr int kCombineThreads = 256;
 

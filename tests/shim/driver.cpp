@@ -16,6 +16,7 @@ constexpr int kNotFound = 500;
 constexpr int kLaunchFailed = 719;
 constexpr int kMultiprocessors = 3;  // few, so that small cases have several chunks for each block
 constexpr int kBlocksPerMultiprocessor = 2;
+constexpr int kFloatToDoubleSpeed = 2;
 constexpr int kSharedBytes = 227 * 1024;
 
 std::map<std::string, Kernel>& kernels() {
@@ -47,7 +48,11 @@ int cuDeviceGet(int* device, int ordinal) {
 }
 
 int cuDeviceGetAttribute(int* value, int attribute, int) {
-  *value = attribute == 16 ? kMultiprocessors : kSharedBytes;
+  switch (attribute) {
+    case 16: *value = kMultiprocessors; break;
+    case 87: *value = kFloatToDoubleSpeed; break;
+    default: *value = kSharedBytes;
+  }
   return kSuccess;
 }
 
