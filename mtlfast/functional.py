@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
 from mtlfast import ops
 from mtlfast.weighting import ColumnWise, Weighting, checks, get
@@ -119,7 +120,8 @@ def aggregate(
             raise ValueError(f"losses: expected shape [{size}], found {list(values.shape)}")
         told.copy_(values)
     extras = {name: _tensor(value) for name, value in inputs.items()}
-    before = method.snapshot()
+    # A graph is made before anything is changed, and an error of its making leaves no trace.
+    before = None if is_dynamo_compiling() else method.snapshot()
     try:
         rows = method.transform([[row] for row in jacobian], told)
         combined = jacobian.new_empty(jacobian.shape[1])
@@ -130,7 +132,8 @@ def aggregate(
             weights = method(inner, told if inner is None else values, **extras)
             method.combine(rows, weights, [combined])
     except BaseException:
-        method.restore(before)
+        if before is not None:
+            method.restore(before)
         raise
     return _kind(J)(combined)
 
