@@ -1,6 +1,7 @@
 """Gramian, combination and aggregation for other codebases: torch, NumPy and CuPy arrays alike.
 
-Arrays cross by DLPack, without a copy, and the answer comes back in the kind that went in.
+Arrays cross by DLPack, without a copy, and the answer comes back in the kind that went in. In a
+function that ``torch.compile`` compiles, torch tensors stay in its graph, as operators.
 """
 
 from __future__ import annotations
@@ -86,7 +87,8 @@ def aggregate(
             method that compares B batches (``weighting.num_batches``) ``[B K, P]``, one batch's
             tasks after another's.
         weighting: a method, such as ``mtlfast.PCGrad()``, or its name. A method with a state
-            advances it.
+            advances it; in a compiled function its first call, which makes the state, compiles
+            apart from the others.
         losses: ``[K]``, for the methods that need them.
         **inputs: the method's own inputs, such as ``order`` for PCGrad.
 

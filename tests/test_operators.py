@@ -1,4 +1,4 @@
-"""The operators behind a graph: what torch demands of one, and that fake kernels are not mistaken."""
+"""The operators behind a graph: what torch demands of one, and what fake kernels know."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.library import opcheck
 
-import mtlfast.operators.fakes
 from mtlfast import reference
+from mtlfast.operators import fakes
+from mtlfast.reference.multi_tensor import likes
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 OPERATORS = torch.ops.mtlfast
@@ -35,8 +36,8 @@ def task_grads(num_tasks: int, dtype: torch.dtype = torch.float32) -> Flat:
 
 
 def targets(flat: Flat, num_tasks: int) -> list[Tensor]:
-    rows = mtlfast.operators.fakes.split(flat, num_tasks)
-    return [torch.empty_like(g) for g in mtlfast.operators.fakes.likes(rows) if g is not None]
+    rows = fakes.split(flat, num_tasks)
+    return [torch.empty_like(g) for g in likes(rows) if g is not None]
 
 
 @pytest.mark.parametrize("num_tasks", [1, 3, 13])
