@@ -79,7 +79,9 @@ def solve(
     state: Tensor | None,
     status: Tensor | None,
 ) -> Tensor:
-    """:func:`mtlfast.ops.solve` in a graph."""
+    """:func:`mtlfast.ops.solve` in a graph; one that is exported keeps no status."""
+    if not is_dynamo_compiling():
+        status = None  # it could not leave the graph, and may stem from another export
     numbers = [float(option) for option in options]
     found: Tensor = torch.ops.mtlfast.solve(
         name, gramian, numbers, losses, inputs, order, rng, state, status

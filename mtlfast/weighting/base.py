@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
+from torch.compiler import is_dynamo_compiling
 from torch.nn import Parameter
 
 from mtlfast import ops
@@ -341,7 +341,7 @@ class Weighting(ABC):
         if gramian is None and self.needs_gramian:
             gramian = call.gramian
         # A graph makes a new one: reading the old one would bind it to this call's.
-        if is_compiling() or self._status is None or self._status.device != call.device:
+        if is_dynamo_compiling() or self._status is None or self._status.device != call.device:
             self._status = torch.zeros((), dtype=torch.int32, device=call.device)
         return ops.solve(
             self.name,
