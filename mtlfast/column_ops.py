@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from mtlfast import ops, reference
+from mtlfast.operators import tracing
 from mtlfast.ops import TaskGrads
 
 
@@ -40,6 +42,8 @@ def graddrop(
     lists = ops.rows(task_grads)
     check_list("out", out)
     given = _uniform(uniform, lists)
+    if is_compiling() and tracing.rows_are_traced(lists):
+        return tracing.graddrop(lists, leak, given, rng, out)
     native = ops.route(lists)
     if native is None:
         return reference.graddrop(lists, leak, given, rng, out)
@@ -89,6 +93,8 @@ def trimmed_mean(
     """
     lists = ops.rows(task_grads)
     check_list("out", out)
+    if is_compiling() and tracing.rows_are_traced(lists):
+        return tracing.trimmed_mean(lists, trim_number, out)
     native = ops.route(lists)
     if native is None:
         return reference.trimmed_mean(lists, trim_number, out)

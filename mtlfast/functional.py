@@ -1,6 +1,7 @@
 """Gramian, combination and aggregation for other codebases: torch, NumPy and CuPy arrays alike.
 
-Arrays cross by DLPack, without a copy, and the answer comes back in the kind that went in.
+Arrays cross by DLPack, without a copy, and the answer comes back in the kind that went in. In a
+function that ``torch.compile`` compiles, torch tensors stay in its graph, as operators.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
 from mtlfast import ops
 from mtlfast.weighting import ColumnWise, Weighting, checks, get
@@ -85,7 +87,8 @@ def aggregate(
             method that compares B batches (``weighting.num_batches``) ``[B K, P]``, one batch's
             tasks after another's.
         weighting: a method, such as ``mtlfast.PCGrad()``, or its name. A method with a state
-            advances it.
+            advances it; in a compiled function its first call, which makes the state, compiles
+            apart from the others.
         losses: ``[K]``, for the methods that need them.
         **inputs: the method's own inputs, such as ``order`` for PCGrad.
 
@@ -119,7 +122,8 @@ def aggregate(
             raise ValueError(f"losses: expected shape [{size}], found {list(values.shape)}")
         told.copy_(values)
     extras = {name: _tensor(value) for name, value in inputs.items()}
-    before = method.snapshot()
+    # A graph is made before anything is changed, and an error of its making leaves no trace.
+    before = None if is_dynamo_compiling() else method.snapshot()
     try:
         rows = method.transform([[row] for row in jacobian], told)
         combined = jacobian.new_empty(jacobian.shape[1])
@@ -130,7 +134,8 @@ def aggregate(
             weights = method(inner, told if inner is None else values, **extras)
             method.combine(rows, weights, [combined])
     except BaseException:
-        method.restore(before)
+        if before is not None:
+            method.restore(before)
         raise
     return _kind(J)(combined)
 

@@ -19,8 +19,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from mtlfast import reference
+from mtlfast.operators import tracing
 
 TaskGrads = Sequence[Sequence["Tensor | None"]]
 """K sequences of T tensors; None where a task does not reach a tensor."""
@@ -163,6 +165,8 @@ def gramian(task_grads: TaskGrads) -> Tensor:
         ValueError: no tasks, or numbers, shapes or devices that differ across tasks.
     """
     lists = rows(task_grads)
+    if is_compiling() and tracing.rows_are_traced(lists):
+        return tracing.gramian(lists)
     native = route(lists)
     return native.gramian(lists) if native else reference.gramian(lists)
 
@@ -188,6 +192,8 @@ def combine(
     """
     lists = rows(task_grads)
     _check_arguments(weights, "out", out)
+    if is_compiling() and tracing.rows_are_traced(lists):
+        return tracing.combine(lists, weights, out)
     native = route(lists)
     if native is None:
         return reference.combine(lists, weights, out)
@@ -248,6 +254,8 @@ def solve(
         ``[K]`` float64 weights on the Gramian's device, or the losses'.
     """
     given = losses if gramian is None else gramian
+    if is_compiling() and tracing.is_traced((given,)):
+        return tracing.solve(name, gramian, options, losses, inputs, order, rng, state, status)
     native = _native if _backend != "reference" else None
     if native is not None and (given is None or given.is_cpu):
         weights: Tensor = native.solve(

@@ -81,6 +81,16 @@ def draw_uniform(seed: int, counter: int, columns: Tensor) -> Tensor:
     return uniform
 
 
+def check_trim_number(trim_number: int, num_tasks: int) -> None:
+    """Raises ValueError unless it leaves an entry of each column."""
+    largest = (num_tasks - 1) // 2
+    if not 0 <= trim_number <= largest:
+        raise ValueError(
+            f"trim_number: expected a number in [0, {largest}] for {num_tasks} tasks, "
+            f"found {trim_number}"
+        )
+
+
 def _dropped(
     task_grads: Rows, leak: Tensor | None, uniform: Tensor | None, rng: Tensor | None
 ) -> Result:
@@ -150,12 +160,7 @@ def _advance(uniform: Tensor | None, rng: Tensor | None) -> None:
 
 def _trimmed(task_grads: Rows, trim_number: int) -> Result:
     num_tasks = len(task_grads)
-    largest = (num_tasks - 1) // 2
-    if not 0 <= trim_number <= largest:
-        raise ValueError(
-            f"trim_number: expected a number in [0, {largest}] for {num_tasks} tasks, "
-            f"found {trim_number}"
-        )
+    check_trim_number(trim_number, num_tasks)
 
     def result(t: int, block: Block, like: Tensor) -> Tensor:
         del t

@@ -47,7 +47,7 @@ def combine_(
 
 def _weighted(task_grads: Rows, weights: Tensor) -> Result:
     weights = weights.detach()
-    _check_weights(weights, len(task_grads))
+    check_weights(weights, len(task_grads))
 
     def result(t: int, block: Block, like: Tensor) -> Tensor:
         del t
@@ -71,19 +71,19 @@ def write_list(
         raise ValueError(
             f"out: expected {num_tensors} entries, as in task_grads[0], found {len(out)}"
         )
-    likes = _likes(task_grads)
-    for t, like in enumerate(likes):
+    firsts = likes(task_grads)
+    for t, like in enumerate(firsts):
         if out is not None and like is not None:
-            _checked_target(out[t], like, f"out[{t}]")
+            checked_target(out[t], like, f"out[{t}]")
     written: list[Tensor | None] = []
     for t, total in enumerate(_results(task_grads, result)):
-        like = likes[t]
+        like = firsts[t]
         if total is None or like is None:
             written.append(None)
         elif out is None:
             written.append(total.to(like.dtype))
         else:
-            target = _checked_target(out[t], like, f"out[{t}]")
+            target = checked_target(out[t], like, f"out[{t}]")
             with torch.no_grad():
                 written.append(target.copy_(total.to(like.dtype)))
     return written if out is None else out
@@ -96,11 +96,11 @@ def write_grads(params: list[Tensor], task_grads: Rows, accumulate: bool, result
             f"params: expected {len(task_grads[0])} entries, as in task_grads[0], "
             f"found {len(params)}"
         )
-    for t, (param, like) in enumerate(zip(params, _likes(task_grads), strict=True)):
+    for t, (param, like) in enumerate(zip(params, likes(task_grads), strict=True)):
         if like is not None:
             _check_fits(param, like, f"params[{t}]")
             if param.grad is not None:
-                _checked_target(param.grad, like, f"params[{t}].grad")
+                checked_target(param.grad, like, f"params[{t}].grad")
     for param, total in zip(params, _results(task_grads, result), strict=True):
         if total is None:
             continue
@@ -112,7 +112,7 @@ def write_grads(params: list[Tensor], task_grads: Rows, accumulate: bool, result
             param.grad.copy_(total)
 
 
-def _likes(task_grads: Rows) -> list[Tensor | None]:
+def likes(task_grads: Rows) -> list[Tensor | None]:
     """The first gradient of each tensor; None where no task reaches it."""
     blocks = zip(*task_grads, strict=True)
     return [next((grad for grad in block if grad is not None), None) for block in blocks]
@@ -120,7 +120,7 @@ def _likes(task_grads: Rows) -> list[Tensor | None]:
 
 def _results(task_grads: Rows, result: Result) -> list[Tensor | None]:
     """The float64 result of every tensor, before any is written: targets may be among the rows."""
-    blocks = enumerate(zip(_likes(task_grads), zip(*task_grads, strict=True), strict=True))
+    blocks = enumerate(zip(likes(task_grads), zip(*task_grads, strict=True), strict=True))
     return [None if like is None else result(t, block, like) for t, (like, block) in blocks]
 
 
@@ -168,7 +168,8 @@ def check(task_grads: Rows) -> None:
                 )
 
 
-def _check_weights(weights: Tensor, num_tasks: int) -> None:
+def check_weights(weights: Tensor, num_tasks: int) -> None:
+    """Raises ValueError unless they are ``[K]`` float64."""
     if weights.shape != (num_tasks,) or weights.dtype != torch.float64:
         raise ValueError(
             f"weights: expected [{num_tasks}] of torch.float64, found {list(weights.shape)} of "
@@ -176,7 +177,8 @@ def _check_weights(weights: Tensor, num_tasks: int) -> None:
         )
 
 
-def _checked_target(target: Tensor | None, like: Tensor, name: str) -> Tensor:
+def checked_target(target: Tensor | None, like: Tensor, name: str) -> Tensor:
+    """A tensor that a result of the form of ``like`` can be written to, or an error."""
     _check_fits(target, like, name)
     assert target is not None
     if target.numel() > 0 and any(

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 from torch.nn import Parameter
 
 from mtlfast import ops
@@ -207,10 +208,11 @@ class Weighting(ABC):
         if self._rng is not None:
             self._rng = self._rng.to(device)
         elif self.draws:
-            seed = self.seed
-            if seed is None:
-                seed = int(torch.randint(-(2**63), 2**63 - 1, ()))
-            self._rng = torch.tensor([seed, 0], dtype=torch.int64, device=device)
+            if self.seed is None:
+                seed = torch.randint(-(2**63), 2**63 - 1, ())
+            else:
+                seed = torch.tensor(self.seed, dtype=torch.int64)
+            self._rng = torch.stack([seed, torch.zeros_like(seed)]).to(device)
 
     def parameters(self) -> Iterator[Parameter]:
         """Learned numbers that an optimizer of the user's moves; most methods have none."""
@@ -338,7 +340,8 @@ class Weighting(ABC):
         """
         if gramian is None and self.needs_gramian:
             gramian = call.gramian
-        if self._status is None or self._status.device != call.device:
+        # A graph makes a new one: reading the old one would bind it to this call's.
+        if is_dynamo_compiling() or self._status is None or self._status.device != call.device:
             self._status = torch.zeros((), dtype=torch.int32, device=call.device)
         return ops.solve(
             self.name,

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from mtlfast.ops import TaskGrads
 from mtlfast.weighting import checks, layout
@@ -159,8 +160,8 @@ def _newer(new: Tensor | None, old: Tensor | None) -> Tensor | None:
 
 
 def _on_host(flag: Tensor) -> bool:
-    """Whether reading a flag costs no synchronisation."""
-    return flag.is_cpu
+    """Whether reading a flag costs no synchronisation, and no graph."""
+    return flag.is_cpu and not is_compiling()
 
 
 def _take_back(finite: Tensor, arrived: Rows, previous: Rows) -> None:

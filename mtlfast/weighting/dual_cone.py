@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
 from mtlfast.weighting import per_task
 from mtlfast.weighting.base import Call, Weighting
@@ -17,7 +18,7 @@ class DualCone(Weighting):
         self._preference: Tensor | None = None  # the same on the device of the calls
 
     def _weights(self, call: Call) -> Tensor:
-        kept = self._preference
+        kept = None if is_dynamo_compiling() else self._preference
         if kept is None or len(kept) != call.num_tasks or kept.device != call.device:
             kept = per_task.vector("preference", self.preference, call.num_tasks, call.device)
             self._preference = kept

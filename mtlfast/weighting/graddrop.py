@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from mtlfast import column_ops
 from mtlfast.ops import TaskGrads
@@ -111,7 +112,7 @@ class GradDrop(ColumnWise):
         if uniform is None:
             self.prepare(device)
             rng = self._rng
-        elif isinstance(uniform, Tensor) and uniform.device.type == "cpu":
+        elif isinstance(uniform, Tensor) and uniform.device.type == "cpu" and not is_compiling():
             outside = ~((uniform >= 0) & (uniform < 1)).flatten()
             if bool(outside.any()):
                 found = uniform.flatten()[outside][0].item()

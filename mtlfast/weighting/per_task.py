@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from mtlfast.weighting import checks
 
@@ -62,6 +63,8 @@ def vector(
         raise ValueError(
             f"{key}: expected one number for each of the {num_tasks} tasks, found {len(found)}"
         )
+    if is_compiling():  # a graph has its own constants
+        return torch.tensor(found, dtype=torch.float64, device=device)
     return _tensor(tuple(found), device)
 
 
