@@ -12,11 +12,11 @@
 
 #include "jacobi.h"
 #include "solver.h"
-#include "sort.h"
 
 namespace mtlfast {
 
 struct AlignedMtl {
+  static constexpr bool collective = true;
   static constexpr int num_options = 1;
   static MTLFAST_HD int64 state_size(int) { return 0; }
   static MTLFAST_HD int64 workspace(int num_tasks) {
@@ -25,52 +25,81 @@ struct AlignedMtl {
 
   static MTLFAST_HD int run(const SolveArgs& args) {
     const int num_tasks = args.num_tasks;
+    const Lanes lanes = args.lanes;
     double* preference = args.workspace;
     double* values = preference + num_tasks;
-    for (int i = 0; i < num_tasks; ++i) {
+    for (int i = lanes.index(); i < num_tasks; i += lanes.count()) {
       preference[i] = args.inputs != nullptr ? args.inputs[i] : 1.0 / num_tasks;
     }
-    Spectrum spectrum(num_tasks, args.gramian, nullptr, values + num_tasks);
+    lanes.sync();
+    Spectrum spectrum(num_tasks, args.gramian, nullptr, lanes, values + num_tasks);
     const bool converged = spectrum.diagonalise();
+    const Lanes team = lanes.adders(spectrum.rank());
     double largest = 0.0;
-    for (int k = 0; k < spectrum.rank(); ++k) {
+    for (int k = team.index(); k < spectrum.rank(); k += team.count()) {
       if (spectrum.value(k) > largest) largest = spectrum.value(k);
     }
-    const double floor = num_tasks * kEpsilon * largest;
+    const double floor = num_tasks * kEpsilon * team.largest(largest);
     int rank = 0;
     for (int k = 0; k < spectrum.rank(); ++k) {
-      if (spectrum.value(k) > floor) values[rank++] = spectrum.value(k);
+      if (!(spectrum.value(k) > floor)) continue;
+      if (lanes.first()) values[rank] = spectrum.value(k);
+      ++rank;
     }
+    lanes.sync();
     if (rank == 0) return give(preference, args, kDegenerate);
-    const double level = choose_level(values, rank, args.options[0]);
+    const double level = choose_level(values, rank, args.options[0], lanes);
 
-    fill(args.weights, num_tasks, 0.0, kOk);
-    for (int k = 0; k < spectrum.rank(); ++k) {
+    double* factors = values;
+    for (int k = lanes.index(); k < spectrum.rank(); k += lanes.count()) {
       const double value = spectrum.value(k);
-      if (!(value > floor)) continue;
-      const double* column = spectrum.column(k);
-      const double factor = sqrt(level / value) * (spectrum.dot(column, preference) / value);
-      for (int i = 0; i < num_tasks; ++i) args.weights[i] += factor * column[i];
+      factors[k] = sqrt(level / value) * (spectrum.dot(spectrum.column(k), preference) / value);
     }
+    fill(args.weights, num_tasks, 0.0, kOk, lanes);
+    for (int k = 0; k < spectrum.rank(); ++k) {
+      if (!(spectrum.value(k) > floor)) continue;
+      const double* column = spectrum.column(k);
+      for (int i = lanes.index(); i < num_tasks; i += lanes.count()) {
+        args.weights[i] += factors[k] * column[i];
+      }
+    }
+    lanes.sync();
     // Only a matrix that is no Gramian overflows.
-    if (!all_finite(args.weights, num_tasks)) return give(preference, args, kDegenerate);
+    if (!all_finite(args.weights, num_tasks, lanes)) return give(preference, args, kDegenerate);
     return converged ? kOk : kNotConverged;
   }
 
  private:
   static MTLFAST_HD int give(const double* values, const SolveArgs& args, int status) {
-    for (int i = 0; i < args.num_tasks; ++i) args.weights[i] = values[i];
+    for (int i = args.lanes.index(); i < args.num_tasks; i += args.lanes.count()) {
+      args.weights[i] = values[i];
+    }
+    args.lanes.sync();
     return status;
   }
 
-  static MTLFAST_HD double choose_level(double* values, int rank, double scale) {
-    if (scale == 2.0) {
-      double total = 0.0;
-      for (int k = 0; k < rank; ++k) total += values[k];
-      return total / rank;
+  static MTLFAST_HD double choose_level(const double* values, int rank, double scale, Lanes lanes) {
+    if (scale != 2.0) return entry_at(values, rank, scale == 1.0 ? (rank - 1) / 2 : 0, lanes);
+    const Lanes team = lanes.adders(rank);
+    double total = 0.0;
+    for (int k = team.index(); k < rank; k += team.count()) total += values[k];
+    total = team.sum(total) / rank;
+    lanes.sync();
+    return total;
+  }
+
+  // What stands at `place` in ascending order.
+  static MTLFAST_HD double entry_at(const double* values, int count, int place, Lanes lanes) {
+    double found = 0.0;
+    for (int k = lanes.index(); k < count; k += lanes.count()) {
+      int before = 0;
+      for (int j = 0; j < count; ++j) {
+        if (values[j] < values[k] || (values[j] == values[k] && j < k)) ++before;
+      }
+      if (before == place) found = values[k];
     }
-    sort_ascending(values, rank);
-    return scale == 1.0 ? values[(rank - 1) / 2] : values[0];
+    lanes.sync();
+    return lanes.largest(found);
   }
 };
 

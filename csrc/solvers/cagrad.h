@@ -19,6 +19,7 @@
 namespace mtlfast {
 
 struct Cagrad {
+  static constexpr bool collective = true;
   static constexpr int num_options = 3;
   static MTLFAST_HD int64 state_size(int) { return 0; }
   static MTLFAST_HD int64 workspace(int num_tasks) {
@@ -27,39 +28,50 @@ struct Cagrad {
 
   static MTLFAST_HD int run(const SolveArgs& args) {
     const int num_tasks = args.num_tasks;
+    const Lanes lanes = args.lanes;
     const double c = args.options[0];
     double factor = 1.0;
     if (args.options[1] == 1.0) factor = 1.0 / (1.0 + c * c);
     if (args.options[1] == 2.0) factor = 1.0 / (1.0 + c);
     if (args.options[2] != 0.0) factor *= num_tasks;
-    fill(args.weights, num_tasks, factor / num_tasks, kOk);
+    fill(args.weights, num_tasks, factor / num_tasks, kOk, lanes);
 
     double* linear = args.workspace;
+    for (int i = lanes.index(); i < num_tasks; i += lanes.count()) {
+      const double* row = args.gramian + static_cast<int64>(i) * num_tasks;
+      double sum = 0.0;
+      for (int j = 0; j < num_tasks; ++j) sum += row[j];
+      linear[i] = sum / num_tasks;
+    }
+    lanes.sync();
+    const Lanes team = lanes.adders(num_tasks);
     double total = 0.0;     // |g0|^2 K
     double norm_sum = 0.0;  // rounding scale of |g0| K
     double largest_norm = 0.0;
     double smallest_norm = kHuge;
     int start = -1;  // the task with the smallest b_i leads for large tau
-    for (int i = 0; i < num_tasks; ++i) {
-      const double* row = args.gramian + static_cast<int64>(i) * num_tasks;
-      linear[i] = 0.0;
-      for (int j = 0; j < num_tasks; ++j) linear[i] += row[j];
-      linear[i] /= num_tasks;
+    for (int i = team.index(); i < num_tasks; i += team.count()) {
+      const double squared = args.gramian[static_cast<int64>(i) * (num_tasks + 1)];
       total += linear[i];
-      if (!(row[i] > 0.0)) continue;
-      const double norm = sqrt(row[i]);
+      if (!(squared > 0.0)) continue;
+      const double norm = sqrt(squared);
       norm_sum += norm;
       if (norm > largest_norm) largest_norm = norm;
       if (norm < smallest_norm) smallest_norm = norm;
       if (start < 0 || linear[i] < linear[start]) start = i;
     }
+    total = team.sum(total);
+    norm_sum = team.sum(norm_sum);
+    largest_norm = team.largest(largest_norm);
+    smallest_norm = team.smallest(smallest_norm);
+    start = team.index_of_smallest(start < 0 ? 0.0 : linear[start], start);
     const double mean_norm2 = total / num_tasks;
     const double mean_scale = norm_sum / num_tasks;
     if (start < 0 || !(mean_norm2 > kMeanNoise * mean_scale * mean_scale)) return kDegenerate;
     if (c == 0.0) return kOk;
     const double rho = c * sqrt(mean_norm2);
 
-    SimplexQp qp(num_tasks, args.gramian, linear, start, linear + num_tasks);
+    SimplexQp qp(num_tasks, args.gramian, linear, start, lanes, linear + num_tasks);
     const double floor = kNoise * smallest_norm / rho;  // below it |g_w| is rounding
     double low = 0.0;
     double high = 1.001 * largest_norm / rho;
@@ -87,9 +99,10 @@ struct Cagrad {
     double spread = 0.0;
     const double norm = sqrt(qp.norm2(&spread));
     if (!(norm > kNoise * spread)) return kDegenerate;
-    for (int i = 0; i < num_tasks; ++i) {
+    for (int i = lanes.index(); i < num_tasks; i += lanes.count()) {
       args.weights[i] += factor * rho / norm * qp.weights()[i];
     }
+    lanes.sync();
     return status;
   }
 

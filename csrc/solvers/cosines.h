@@ -18,14 +18,14 @@ class Cosines {
   }
 
   // `preference` is p, or null for ones; entries of tasks without a gradient are not read.
-  MTLFAST_HD Cosines(int num_tasks, const double* gramian, const double* preference,
+  MTLFAST_HD Cosines(int num_tasks, const double* gramian, const double* preference, Lanes lanes,
                      double* workspace)
-      : num_tasks_(num_tasks), energy_(0.0) {
+      : num_tasks_(num_tasks), energy_(0.0), lanes_(lanes) {
     inverse_norms_ = workspace;
     solution_ = inverse_norms_ + num_tasks;
     reached_ = solution_ + num_tasks;
     double* right = reached_ + num_tasks;
-    for (int i = 0; i < num_tasks; ++i) {
+    for (int i = lanes_.index(); i < num_tasks; i += lanes_.count()) {
       const double squared = gramian[static_cast<int64>(i) * num_tasks + i];
       const bool alive = squared > 0.0;
       inverse_norms_[i] = alive ? 1.0 / sqrt(squared) : 0.0;
@@ -33,7 +33,8 @@ class Cosines {
       reached_[i] = right[i];
       solution_[i] = 0.0;
     }
-    Spectrum spectrum(num_tasks, gramian, inverse_norms_, right + num_tasks);
+    lanes_.sync();
+    Spectrum spectrum(num_tasks, gramian, inverse_norms_, lanes_, right + num_tasks);
     num_alive_ = spectrum.num_alive();
     full_rank_ = spectrum.full_rank();
     converged_ = true;
@@ -59,7 +60,7 @@ class Cosines {
   MTLFAST_HD void project(Spectrum& spectrum, const double* right) {
     converged_ = spectrum.diagonalise();
     const double noise = kNoise * num_tasks_ * sqrt(spectrum.dot(right, right));
-    fill(reached_, num_tasks_, 0.0, kOk);
+    fill(reached_, num_tasks_, 0.0, kOk, lanes_);
     for (int k = 0; k < spectrum.rank(); ++k) {
       const double* column = spectrum.column(k);
       const double value = spectrum.value(k);
@@ -67,12 +68,13 @@ class Cosines {
       const double component = spectrum.dot(column, right) / root;
       if (!(fabs(component) > noise)) continue;
       energy_ += component * component / value;
-      for (int i = 0; i < num_tasks_; ++i) {
+      for (int i = lanes_.index(); i < num_tasks_; i += lanes_.count()) {
         const double share = component / root * column[i];
         reached_[i] += share;
         solution_[i] += share / value;
       }
     }
+    lanes_.sync();
   }
 
   int num_tasks_;
@@ -80,6 +82,7 @@ class Cosines {
   bool full_rank_;
   bool converged_;
   double energy_;
+  Lanes lanes_;
   double* inverse_norms_;  // [K]
   double* solution_;       // [K]
   double* reached_;        // [K]

@@ -10,6 +10,7 @@
 namespace mtlfast {
 
 struct Fairgrad {
+  static constexpr bool collective = true;
   static constexpr int num_options = 3;
   static MTLFAST_HD int64 state_size(int num_tasks) { return num_tasks; }
   static MTLFAST_HD int64 workspace(int num_tasks) { return NewtonRoot::workspace(num_tasks); }

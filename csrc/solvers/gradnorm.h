@@ -16,6 +16,7 @@
 namespace mtlfast {
 
 struct Gradnorm {
+  static constexpr bool collective = true;
   static constexpr int num_options = 4;
   static MTLFAST_HD int64 state_size(int num_tasks) {
     return 2 + 4 * static_cast<int64>(num_tasks);
@@ -24,35 +25,41 @@ struct Gradnorm {
 
   static MTLFAST_HD int run(const SolveArgs& args) {
     const int num_tasks = args.num_tasks;
+    const Lanes lanes = args.lanes;
     const bool sgd = args.options[2] != 0.0;
     const bool softmax = args.options[3] != 0.0;
     if (args.losses == nullptr || args.state == nullptr) {
-      return fill(args.weights, num_tasks, nan(""), kNonFinite);
+      return fill(args.weights, num_tasks, nan(""), kNonFinite, lanes);
     }
     double* values = args.state + 2;
     double* initial = values + num_tasks;
-    if (args.state[1] == 0.0) {
-      args.state[1] = 1.0;
-      fill(values, num_tasks, softmax ? 0.0 : 1.0, kOk);
-      fill(initial, num_tasks, 0.0, kOk);
+    const double count = args.state[0] + 1.0;
+    const bool fresh = args.state[1] == 0.0;
+    lanes.sync();
+    if (fresh) {
+      if (lanes.first()) args.state[1] = 1.0;
+      fill(values, num_tasks, softmax ? 0.0 : 1.0, kOk, lanes);
+      fill(initial, num_tasks, 0.0, kOk, lanes);
     }
     // A loss that starts at zero has no rate yet: its L0 is the first nonzero value.
-    for (int i = 0; i < num_tasks; ++i) {
+    for (int i = lanes.index(); i < num_tasks; i += lanes.count()) {
       if (initial[i] == 0.0) initial[i] = args.losses[i];
     }
-    write_weights(values, num_tasks, softmax, args.weights);
+    write_weights(values, num_tasks, softmax, args.weights, lanes);
 
     double* norms = args.workspace;
     double* slopes = args.workspace + num_tasks;  // d loss / d w, then d loss / d parameter
     double total_norm = 0.0;
     double total_weighted = 0.0;
-    for (int i = 0; i < num_tasks; ++i) {
+    for (int i = lanes.index(); i < num_tasks; i += lanes.count()) {
       const double squared = args.gramian[static_cast<int64>(i) * num_tasks + i];
       norms[i] = squared > 0.0 ? sqrt(squared) : 0.0;
       total_norm += norms[i];
       total_weighted += args.weights[i] * norms[i];
     }
-    const double mean_weighted = total_weighted / num_tasks;
+    total_norm = lanes.sum(total_norm);
+    const double mean_weighted = lanes.sum(total_weighted) / num_tasks;
+    lanes.sync();
     if (!(mean_weighted > 0.0)) return kDegenerate;  // nothing to balance: the weights stay
 
     // Adam does not see the common scale of the gradients; SGD takes the paper's raw step.
@@ -60,45 +67,53 @@ struct Gradnorm {
     write_slopes(args, initial, norms, mean_weighted, unit, slopes);
     if (softmax) {
       double mean_slope = 0.0;
-      for (int i = 0; i < num_tasks; ++i) mean_slope += args.weights[i] * slopes[i];
-      mean_slope /= num_tasks;
-      for (int i = 0; i < num_tasks; ++i) {
+      for (int i = lanes.index(); i < num_tasks; i += lanes.count()) {
+        mean_slope += args.weights[i] * slopes[i];
+      }
+      mean_slope = lanes.sum(mean_slope) / num_tasks;
+      for (int i = lanes.index(); i < num_tasks; i += lanes.count()) {
         slopes[i] = args.weights[i] * (slopes[i] - mean_slope);
       }
     }
-    args.state[0] += 1.0;
-    update(args, sgd, softmax, slopes, values, initial + num_tasks);
+    if (lanes.first()) args.state[0] = count;
+    update(args, sgd, softmax, count, slopes, values, initial + num_tasks);
     return kOk;
   }
 
  private:
   static constexpr double kFloor = 1e-6;  // smallest weight beside the others' order of 1
 
+  // From here on each lane keeps to its own tasks; what it needs of the others' it gets in sums.
   static MTLFAST_HD void write_weights(const double* values, int num_tasks, bool softmax,
-                                       double* weights) {
-    for (int i = 0; i < num_tasks; ++i) weights[i] = values[i];
-    if (!softmax) return;
+                                       double* weights, Lanes lanes) {
     double largest = values[0];
-    for (int i = 1; i < num_tasks; ++i) largest = values[i] > largest ? values[i] : largest;
+    for (int i = lanes.index(); i < num_tasks; i += lanes.count()) {
+      weights[i] = values[i];
+      largest = values[i] > largest ? values[i] : largest;
+    }
+    if (!softmax) return;
+    largest = lanes.largest(largest);
     double total = 0.0;
-    for (int i = 0; i < num_tasks; ++i) {
+    for (int i = lanes.index(); i < num_tasks; i += lanes.count()) {
       weights[i] = exp(values[i] - largest);
       total += weights[i];
     }
-    for (int i = 0; i < num_tasks; ++i) weights[i] *= num_tasks / total;
+    total = lanes.sum(total);
+    for (int i = lanes.index(); i < num_tasks; i += lanes.count()) weights[i] *= num_tasks / total;
   }
 
   static MTLFAST_HD void write_slopes(const SolveArgs& args, const double* initial,
                                       const double* norms, double mean_weighted, double unit,
                                       double* slopes) {
     const int num_tasks = args.num_tasks;
+    const Lanes lanes = args.lanes;
     double mean_rate = 0.0;
-    for (int i = 0; i < num_tasks; ++i) {
+    for (int i = lanes.index(); i < num_tasks; i += lanes.count()) {
       slopes[i] = initial[i] != 0.0 ? args.losses[i] / initial[i] : 1.0;
       mean_rate += slopes[i];
     }
-    mean_rate /= num_tasks;
-    for (int i = 0; i < num_tasks; ++i) {
+    mean_rate = lanes.sum(mean_rate) / num_tasks;
+    for (int i = lanes.index(); i < num_tasks; i += lanes.count()) {
       // Losses that changed sign have no rate either: no pull beyond the mean norm or below zero.
       double rate = is_finite(mean_rate) && mean_rate > 0.0 ? slopes[i] / mean_rate : 1.0;
       if (rate < 0.0) rate = 0.0;
@@ -110,14 +125,14 @@ struct Gradnorm {
     }
   }
 
-  static MTLFAST_HD void update(const SolveArgs& args, bool sgd, bool softmax, const double* slopes,
-                                double* values, double* moments) {
+  static MTLFAST_HD void update(const SolveArgs& args, bool sgd, bool softmax, double count,
+                                const double* slopes, double* values, double* moments) {
     const int num_tasks = args.num_tasks;
     const double lr = args.options[1];
-    const double count = args.state[0];
+    const Lanes lanes = args.lanes;
     const double correction1 = 1.0 - pow(0.9, count);
     const double correction2 = 1.0 - pow(0.999, count);
-    for (int i = 0; i < num_tasks; ++i) {
+    for (int i = lanes.index(); i < num_tasks; i += lanes.count()) {
       double step = slopes[i];
       if (!sgd) {
         double* first = moments + i;
@@ -130,18 +145,25 @@ struct Gradnorm {
       values[i] -= lr * step;
     }
     if (softmax) {
-      double largest = values[0];
-      for (int i = 1; i < num_tasks; ++i) largest = values[i] > largest ? values[i] : largest;
-      const double lowest = largest + log(kFloor);
-      for (int i = 0; i < num_tasks; ++i) values[i] = values[i] > lowest ? values[i] : lowest;
+      double largest = -kHuge;
+      for (int i = lanes.index(); i < num_tasks; i += lanes.count()) {
+        largest = values[i] > largest ? values[i] : largest;
+      }
+      const double lowest = lanes.largest(largest) + log(kFloor);
+      for (int i = lanes.index(); i < num_tasks; i += lanes.count()) {
+        values[i] = values[i] > lowest ? values[i] : lowest;
+      }
+      lanes.sync();
       return;
     }
     double total = 0.0;
-    for (int i = 0; i < num_tasks; ++i) {
+    for (int i = lanes.index(); i < num_tasks; i += lanes.count()) {
       values[i] = values[i] > kFloor ? values[i] : kFloor;
       total += values[i];
     }
-    for (int i = 0; i < num_tasks; ++i) values[i] *= num_tasks / total;
+    total = lanes.sum(total);
+    for (int i = lanes.index(); i < num_tasks; i += lanes.count()) values[i] *= num_tasks / total;
+    lanes.sync();
   }
 };
 

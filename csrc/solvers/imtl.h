@@ -17,6 +17,7 @@
 namespace mtlfast {
 
 struct Imtl {
+  static constexpr bool collective = true;
   static constexpr int num_options = 1;
   static MTLFAST_HD int64 state_size(int num_tasks) { return num_tasks; }
   static MTLFAST_HD int64 workspace(int num_tasks) {
@@ -25,21 +26,25 @@ struct Imtl {
 
   static MTLFAST_HD int run(const SolveArgs& args) {
     const int num_tasks = args.num_tasks;
+    const Lanes lanes = args.lanes;
     if (args.losses == nullptr || args.state == nullptr) {
-      return fill(args.weights, num_tasks, nan(""), kNonFinite);
+      return fill(args.weights, num_tasks, nan(""), kNonFinite, lanes);
     }
     double* ratios = args.workspace;
-    for (int i = 0; i < num_tasks; ++i) ratios[i] = exp(args.state[i]);
-    int status = Imtlg::run(args, ratios, ratios + num_tasks);
-    for (int i = 0; i < num_tasks; ++i) {
+    for (int i = lanes.index(); i < num_tasks; i += lanes.count()) ratios[i] = exp(args.state[i]);
+    lanes.sync();
+    const int status = Imtlg::run(args, ratios, ratios + num_tasks);
+    bool positive = true;
+    for (int i = lanes.index(); i < num_tasks; i += lanes.count()) {
       if (!(args.losses[i] > 0.0)) {
-        if (status == kOk) status = kDegenerate;
+        positive = false;
         continue;
       }
       const double step = args.options[0] * (ratios[i] * args.losses[i] - 1.0);
       args.state[i] = within(args.state[i] - within(step, 1.0), kLimit);
     }
-    return status;
+    lanes.sync();
+    return !lanes.all(positive) && status == kOk ? kDegenerate : status;
   }
 
  private:

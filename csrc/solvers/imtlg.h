@@ -13,6 +13,7 @@
 namespace mtlfast {
 
 struct Imtlg {
+  static constexpr bool collective = true;
   static constexpr int num_options = 0;
   static MTLFAST_HD int64 state_size(int) { return 0; }
   static MTLFAST_HD int64 workspace(int num_tasks) { return Cosines::workspace(num_tasks); }
@@ -22,18 +23,25 @@ struct Imtlg {
   // For gradients r_i g_i with r = ratios (null: ones), the weights times r_i: what g_i itself gets.
   static MTLFAST_HD int run(const SolveArgs& args, const double* ratios, double* workspace) {
     const int num_tasks = args.num_tasks;
-    const Cosines cosines(num_tasks, args.gramian, nullptr, workspace);
+    const Lanes lanes = args.lanes;
+    const Cosines cosines(num_tasks, args.gramian, nullptr, lanes, workspace);
     bool settled = cosines.energy() > 0.0;
-    for (int i = 0; i < num_tasks; ++i) {
+    for (int i = lanes.index(); i < num_tasks; i += lanes.count()) {
       args.weights[i] = cosines.solution(i) * cosines.inverse_norm(i);
     }
-    settled = settled && normalise(args.weights, ratios, num_tasks);
+    lanes.sync();
+    settled = settled && normalise(args.weights, ratios, num_tasks, lanes);
     if (settled) {
       if (!cosines.converged()) return kNotConverged;
       return cosines.full_rank() ? kOk : kDegenerate;
     }
-    for (int i = 0; i < num_tasks; ++i) args.weights[i] = cosines.inverse_norm(i);
-    if (!normalise(args.weights, ratios, num_tasks)) fill(args.weights, num_tasks, 0.0, kOk);
+    for (int i = lanes.index(); i < num_tasks; i += lanes.count()) {
+      args.weights[i] = cosines.inverse_norm(i);
+    }
+    lanes.sync();
+    if (!normalise(args.weights, ratios, num_tasks, lanes)) {
+      fill(args.weights, num_tasks, 0.0, kOk, lanes);
+    }
     return kDegenerate;
   }
 
@@ -41,16 +49,22 @@ struct Imtlg {
   static constexpr double kCancelled = 16.0 * kEpsilon;  // of the sum, to K times that of the sizes
 
   // Divides by the sum of w_i / r_i. False, and nothing done, where it is rounding.
-  static MTLFAST_HD bool normalise(double* weights, const double* ratios, int num_tasks) {
+  static MTLFAST_HD bool normalise(double* weights, const double* ratios, int num_tasks,
+                                   Lanes lanes) {
+    const Lanes team = lanes.adders(num_tasks);
     double total = 0.0;
     double size = 0.0;
-    for (int i = 0; i < num_tasks; ++i) {
+    for (int i = team.index(); i < num_tasks; i += team.count()) {
       const double share = ratios != nullptr ? weights[i] / ratios[i] : weights[i];
       total += share;
       size += fabs(share);
     }
+    total = team.sum(total);
+    size = team.sum(size);
+    lanes.sync();
     if (!(fabs(total) > kCancelled * num_tasks * size) || !is_finite(size)) return false;
-    for (int i = 0; i < num_tasks; ++i) weights[i] /= total;
+    for (int i = lanes.index(); i < num_tasks; i += lanes.count()) weights[i] /= total;
+    lanes.sync();
     return true;
   }
 };

@@ -18,6 +18,7 @@
 namespace mtlfast {
 
 struct Mgda {
+  static constexpr bool collective = true;
   static constexpr int num_options = 2;
   static MTLFAST_HD int64 state_size(int) { return 0; }
   static MTLFAST_HD int64 workspace(int num_tasks) {
@@ -27,18 +28,21 @@ struct Mgda {
 
   static MTLFAST_HD int run(const SolveArgs& args) {
     const int num_tasks = args.num_tasks;
+    const Lanes lanes = args.lanes;
     const bool lengths = args.options[0] != 0.0;
     const bool values = args.options[1] != 0.0;
-    if (values && (args.losses == nullptr || !all_finite(args.losses, num_tasks))) {
-      return fill(args.weights, num_tasks, nan(""), kNonFinite);
+    if (values && (args.losses == nullptr || !all_finite(args.losses, num_tasks, lanes))) {
+      return fill(args.weights, num_tasks, nan(""), kNonFinite, lanes);
     }
-    int zeros = 0;
-    for (int i = 0; i < num_tasks; ++i) {
+    double zeros = 0.0;
+    for (int i = lanes.index(); i < num_tasks; i += lanes.count()) {
       args.weights[i] = diagonal(args, i) > 0.0 ? 0.0 : 1.0;
-      if (args.weights[i] > 0.0) ++zeros;
+      zeros += args.weights[i];
     }
-    if (zeros > 0) {
-      for (int i = 0; i < num_tasks; ++i) args.weights[i] /= zeros;
+    zeros = lanes.sum(zeros);
+    if (zeros > 0.0) {
+      for (int i = lanes.index(); i < num_tasks; i += lanes.count()) args.weights[i] /= zeros;
+      lanes.sync();
       return kOk;
     }
 
@@ -50,18 +54,32 @@ struct Mgda {
       status = kDegenerate;
     }
     double* gramian = args.workspace;  // of the normalised rows over the longest of them
-    int start = 0;
-    for (int i = 0; i < num_tasks; ++i) {
+    for (int i = lanes.row(); i < num_tasks; i += lanes.rows()) {
       const double* row = args.gramian + static_cast<int64>(i) * num_tasks;
       double* scaled = gramian + static_cast<int64>(i) * num_tasks;
       const double own = factors[i] / longest;
-      for (int j = 0; j < num_tasks; ++j) scaled[j] = row[j] * own * (factors[j] / longest);
-      if (scaled[i] < gramian[static_cast<int64>(start) * (num_tasks + 1)]) start = i;
+      for (int j = lanes.column(); j < num_tasks; j += lanes.columns()) {
+        scaled[j] = row[j] * own * (factors[j] / longest);
+      }
     }
-    SimplexQp qp(num_tasks, gramian, nullptr, start,
+    lanes.sync();
+    const Lanes team = lanes.adders(num_tasks);
+    double smallest = kHuge;
+    int start = -1;
+    for (int i = team.index(); i < num_tasks; i += team.count()) {
+      const double squared = gramian[static_cast<int64>(i) * (num_tasks + 1)];
+      if (start >= 0 && !(squared < smallest)) continue;
+      smallest = squared;
+      start = i;
+    }
+    start = team.index_of_smallest(smallest, start);
+    SimplexQp qp(num_tasks, gramian, nullptr, start, lanes,
                  gramian + static_cast<int64>(num_tasks) * num_tasks);
     if (!qp.solve(0.0)) status = kNotConverged;
-    for (int i = 0; i < num_tasks; ++i) args.weights[i] = factors[i] * qp.weights()[i];
+    for (int i = lanes.index(); i < num_tasks; i += lanes.count()) {
+      args.weights[i] = factors[i] * qp.weights()[i];
+    }
+    lanes.sync();
     return status;
   }
 
@@ -74,9 +92,10 @@ struct Mgda {
   // Inf where the losses cannot divide.
   static MTLFAST_HD double invert(const SolveArgs& args, bool lengths, bool values,
                                   double* factors) {
+    const Lanes lanes = args.lanes;
     double longest = 0.0;
     bool usable = true;
-    for (int i = 0; i < args.num_tasks; ++i) {
+    for (int i = lanes.index(); i < args.num_tasks; i += lanes.count()) {
       const double norm = sqrt(diagonal(args, i));
       factors[i] = lengths ? 1.0 / norm / args.scale : 1.0;
       if (values) {
@@ -87,7 +106,9 @@ struct Mgda {
       usable = usable && is_finite(factors[i]);
       if (length > longest) longest = length;
     }
-    return usable ? longest : 0.0;
+    longest = lanes.largest(longest);
+    lanes.sync();
+    return lanes.all(usable) ? longest : 0.0;
   }
 };
 

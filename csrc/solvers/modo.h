@@ -14,6 +14,7 @@
 namespace mtlfast {
 
 struct Modo {
+  static constexpr bool collective = true;
   static constexpr int num_options = 3;
   static MTLFAST_HD int64 state_size(int rows) { return rows / 2; }
   static MTLFAST_HD int64 workspace(int rows) { return rows / 2; }
@@ -21,17 +22,19 @@ struct Modo {
   static MTLFAST_HD int run(const SolveArgs& args) {
     const int rows = args.num_tasks;
     const int num_tasks = rows / 2;
+    const Lanes lanes = args.lanes;
     if (args.state == nullptr || rows != 2 * num_tasks) {
-      return fill(args.weights, rows, nan(""), kNonFinite);
+      return fill(args.weights, rows, nan(""), kNonFinite, lanes);
     }
     double* lambda = args.state;
-    start_on_simplex(lambda, num_tasks);
+    start_on_simplex(lambda, num_tasks, lanes);
     step_on_simplex(args.gramian + num_tasks, rows, num_tasks, args.scale, args.options[0],
-                    args.options[1], lambda, args.workspace);
+                    args.options[1], lambda, args.workspace, lanes);
     const double share = args.options[2] != 0.0 ? 0.5 : 1.0;
-    for (int i = 0; i < num_tasks; ++i) {
+    for (int i = lanes.index(); i < num_tasks; i += lanes.count()) {
       args.weights[i] = args.weights[num_tasks + i] = share * lambda[i];
     }
+    lanes.sync();
     return kOk;
   }
 };

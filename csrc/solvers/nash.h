@@ -12,6 +12,7 @@
 namespace mtlfast {
 
 struct Nash {
+  static constexpr bool collective = true;
   static constexpr int num_options = 1;
   static MTLFAST_HD int64 state_size(int num_tasks) { return num_tasks; }
   static MTLFAST_HD int64 workspace(int num_tasks) { return NewtonRoot::workspace(num_tasks); }

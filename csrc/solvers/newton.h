@@ -30,8 +30,8 @@ class NewtonRoot {
     return 2 * count * count + 9 * count;
   }
 
-  MTLFAST_HD NewtonRoot(int num_tasks, const double* gramian, double* workspace)
-      : num_tasks_(num_tasks), size_(0) {
+  MTLFAST_HD NewtonRoot(int num_tasks, const double* gramian, Lanes lanes, double* workspace)
+      : num_tasks_(num_tasks), size_(0), lanes_(lanes) {
     cosines_ = workspace;
     matrix_ = cosines_ + static_cast<int64>(num_tasks) * num_tasks;
     norms_ = matrix_ + static_cast<int64>(num_tasks) * num_tasks;
@@ -45,15 +45,19 @@ class NewtonRoot {
     tasks_ =
         reinterpret_cast<int*>(pivots_ + num_tasks);  // these doubles are only ever used as int
     for (int i = 0; i < num_tasks; ++i) {
-      const double squared = gramian[static_cast<int64>(i) * num_tasks + i];
-      if (!(squared > 0.0)) continue;
-      norms_[size_] = sqrt(squared);
-      tasks_[size_++] = i;
+      if (!(gramian[static_cast<int64>(i) * (num_tasks + 1)] > 0.0)) continue;
+      if (lanes_.first()) tasks_[size_] = i;
+      ++size_;
     }
-    for (int a = 0; a < size_; ++a) {
+    lanes_.sync();
+    for (int a = lanes_.index(); a < size_; a += lanes_.count()) {
+      norms_[a] = sqrt(gramian[static_cast<int64>(tasks_[a]) * (num_tasks + 1)]);
+    }
+    lanes_.sync();
+    for (int a = lanes_.row(); a < size_; a += lanes_.rows()) {
       const double* row = gramian + static_cast<int64>(tasks_[a]) * num_tasks;
-      cosines_[static_cast<int64>(a) * size_ + a] = 1.0;
-      for (int b = a + 1; b < size_; ++b) {
+      if (lanes_.column() == 0) cosines_[static_cast<int64>(a) * size_ + a] = 1.0;
+      for (int b = a + 1 + lanes_.column(); b < size_; b += lanes_.columns()) {
         double cosine = row[tasks_[b]] / norms_[a] / norms_[b];
         if (cosine > 1.0) cosine = 1.0;
         if (!(cosine >= -1.0)) cosine = -1.0;
@@ -61,6 +65,7 @@ class NewtonRoot {
         cosines_[static_cast<int64>(b) * size_ + a] = cosine;
       }
     }
+    lanes_.sync();
   }
 
   // kDegenerate: no root, up to rounding. kNotConverged: the last iterate, positive and finite.
@@ -73,13 +78,14 @@ class NewtonRoot {
 
   // w of every task, 0 where the gradient is zero; |J'w| is returned.
   MTLFAST_HD double write_weights(double* weights) const {
-    fill(weights, num_tasks_, 0.0, kOk);
+    fill(weights, num_tasks_, 0.0, kOk, lanes_);
     double length2 = 0.0;  // v'z, a sum of positive terms, where v'Cv cancels
-    for (int a = 0; a < size_; ++a) {
+    for (int a = lanes_.index(); a < size_; a += lanes_.count()) {
       weights[tasks_[a]] = values_[a] / norms_[a];
       length2 += values_[a] * exp(log_slacks_[a]);
     }
-    return sqrt(length2);
+    lanes_.sync();
+    return sqrt(lanes_.sum(length2));
   }
 
  private:
@@ -91,32 +97,28 @@ class NewtonRoot {
 
   // Equal v at the length that would be right if the sum of the unit gradients were the answer.
   MTLFAST_HD void start() {
+    const int64 count = static_cast<int64>(size_) * size_;
     double total = 0.0;
-    for (int64 i = 0; i < static_cast<int64>(size_) * size_; ++i) total += cosines_[i];
+    for (int64 i = lanes_.index(); i < count; i += lanes_.count()) total += cosines_[i];
+    total = lanes_.sum(total);
     const double smallest = 1e-3 * size_;
     const double value = sqrt(size_ / (total > smallest ? total : smallest));
-    for (int a = 0; a < size_; ++a) {
+    const double log_slack = -log(value);
+    for (int a = lanes_.index(); a < size_; a += lanes_.count()) {
       values_[a] = value;
-      log_slacks_[a] = -log(value);
+      log_slacks_[a] = log_slack;
     }
+    lanes_.sync();
   }
 
   MTLFAST_HD int iterate(double exponent, double tolerance) {
-    for (int a = 0; a < size_; ++a) targets_[a] = (exponent - 1.0) * log(norms_[a]);
+    for (int a = lanes_.index(); a < size_; a += lanes_.count()) {
+      targets_[a] = (exponent - 1.0) * log(norms_[a]);
+    }
     double last_change = kHuge;
     for (int iteration = 0; iteration < kMaxIterations; ++iteration) {
-      double length2 = 0.0;
-      double spread = 0.0;
-      for (int a = 0; a < size_; ++a) {
-        const double* row = cosines_ + static_cast<int64>(a) * size_;
-        double product = 0.0;
-        for (int b = 0; b < size_; ++b) product += row[b] * values_[b];
-        steps_[a] = product;  // C v for now
-        length2 += values_[a] * product;
-        spread += values_[a];
-      }
-      if (exponent == 1.0 && !(length2 > kNoise * spread * spread)) return kDegenerate;
-      for (int a = 0; a < size_; ++a) {
+      if (!multiply() && exponent == 1.0) return kDegenerate;
+      for (int a = lanes_.index(); a < size_; a += lanes_.count()) {
         residuals_[a] = targets_[a] - log_slacks_[a] - exponent * log(values_[a]);
         slacks_[a] = exp(log_slacks_[a]);
         steps_[a] = slacks_[a] * (1.0 + residuals_[a]) - steps_[a];
@@ -125,21 +127,25 @@ class NewtonRoot {
 
       double change = 0.0;
       double longest = 0.0;
-      for (int a = 0; a < size_; ++a) {
+      bool finite = true;
+      for (int a = lanes_.index(); a < size_; a += lanes_.count()) {
         steps_[a] /= values_[a];
         const double slack_step = residuals_[a] - exponent * steps_[a];
-        if (!is_finite(slack_step)) return kNotConverged;
+        finite = finite && is_finite(slack_step);
         change = fmax(change, fmax(fabs(steps_[a]), fabs(residuals_[a])));
         longest = fmax(longest, fabs(slack_step));
       }
-      longest = fmax(longest, change);
+      if (!lanes_.all(finite)) return kNotConverged;
+      change = lanes_.largest(change);
+      longest = fmax(lanes_.largest(longest), change);
       const double fraction = longest > kReach ? kReach / longest : 1.0;
-      for (int a = 0; a < size_; ++a) {
+      for (int a = lanes_.index(); a < size_; a += lanes_.count()) {
         const double rise = fraction * steps_[a];
         const double slack_rise = fraction * (residuals_[a] - exponent * steps_[a]);
         values_[a] *= rise < 0.0 ? exp(rise) : 1.0 + rise;
         log_slacks_[a] += slack_rise < 0.0 ? slack_rise : log1p(slack_rise);
       }
+      lanes_.sync();
       // Where a small step does not halve, it is rounding.
       const bool settled = change < 0.05 && change >= 0.5 * last_change;
       if (change <= tolerance || settled) return kOk;
@@ -148,39 +154,77 @@ class NewtonRoot {
     return kNotConverged;
   }
 
-  // Solves (C + q diag(z / v)) x = steps_ in place: U'DU, where U overwrites the upper triangle.
-  MTLFAST_HD void solve_step(double exponent) {
-    const int64 size = size_;
-    for (int64 a = 0; a < size; ++a) {
-      for (int64 b = a; b < size; ++b) matrix_[a * size + b] = cosines_[a * size + b];
+  // Writes C v to steps_. False: |J'w| is rounding.
+  MTLFAST_HD bool multiply() {
+    for (int a = lanes_.index(); a < size_; a += lanes_.count()) {
+      const double* row = cosines_ + static_cast<int64>(a) * size_;
+      double product = 0.0;
+      for (int b = 0; b < size_; ++b) product += row[b] * values_[b];
+      steps_[a] = product;
     }
-    for (int64 a = 0; a < size; ++a) {
-      const double* row = matrix_ + a * size;
-      const double inverse = 1.0 / (row[a] + exponent * slacks_[a] / values_[a]);
-      pivots_[a] = inverse;
-      for (int64 b = a + 1; b < size; ++b) {
-        const double factor = row[b] * inverse;
-        double* below = matrix_ + b * size;
-        for (int64 c = b; c < size; ++c) below[c] -= factor * row[c];
-        steps_[b] -= factor * steps_[a];
+    lanes_.sync();
+    const Lanes team = lanes_.adders(size_);
+    double length2 = 0.0;
+    double spread = 0.0;
+    for (int a = team.index(); a < size_; a += team.count()) {
+      length2 += values_[a] * steps_[a];
+      spread += values_[a];
+    }
+    length2 = team.sum(length2);
+    spread = team.sum(spread);
+    lanes_.sync();
+    return length2 > kNoise * spread * spread;
+  }
+
+  // Solves (C + q diag(z / v)) x = steps_ in place: U'DU, where U overwrites the upper triangle.
+  // slacks_ is used up.
+  MTLFAST_HD void solve_step(double exponent) {
+    const int size = size_;
+    for (int a = lanes_.index(); a < size; a += lanes_.count()) {
+      slacks_[a] = exponent * slacks_[a] / values_[a];
+    }
+    for (int a = lanes_.row(); a < size; a += lanes_.rows()) {
+      const int64 row = static_cast<int64>(a) * size;
+      for (int b = a + lanes_.column(); b < size; b += lanes_.columns()) {
+        matrix_[row + b] = cosines_[row + b];
       }
     }
-    for (int64 a = size - 1; a >= 0; --a) {
-      const double* row = matrix_ + a * size;
-      double value = steps_[a];
-      for (int64 b = a + 1; b < size; ++b) value -= row[b] * steps_[b];
-      steps_[a] = value * pivots_[a];
+    lanes_.sync();
+    for (int a = 0; a < size; ++a) {
+      const double* row = matrix_ + static_cast<int64>(a) * size;
+      const double inverse = 1.0 / (row[a] + slacks_[a]);
+      if (lanes_.first()) pivots_[a] = inverse;
+      for (int b = a + 1 + lanes_.row(); b < size; b += lanes_.rows()) {
+        const double factor = row[b] * inverse;
+        double* below = matrix_ + static_cast<int64>(b) * size;
+        for (int c = b + lanes_.column(); c < size; c += lanes_.columns()) {
+          below[c] -= factor * row[c];
+        }
+        if (lanes_.column() == 0) steps_[b] -= factor * steps_[a];
+      }
+      lanes_.sync();
+    }
+    for (int a = size - 1; a >= 0; --a) {
+      const double* row = matrix_ + static_cast<int64>(a) * size;
+      const Lanes team = lanes_.adders(size - 1 - a);
+      double value = team.first() ? steps_[a] : 0.0;
+      for (int b = a + 1 + team.index(); b < size; b += team.count()) value -= row[b] * steps_[b];
+      value = team.sum(value) * pivots_[a];
+      lanes_.sync();
+      if (lanes_.first()) steps_[a] = value;
+      lanes_.sync();
     }
   }
 
   int num_tasks_;
-  int size_;            // tasks with a nonzero gradient
+  int size_;  // tasks with a nonzero gradient
+  Lanes lanes_;
   double* cosines_;     // [size, size]
   double* matrix_;      // [size, size], scratch of the linear system
   double* norms_;       // [size]
   double* values_;      // [size], v = n w
   double* log_slacks_;  // [size], log z; C v = z at the root
-  double* slacks_;      // [size], z
+  double* slacks_;      // [size], z, then q z / v
   double* targets_;     // [size], (q - 1) log n
   double* residuals_;   // [size], r
   double* steps_;       // [size], right-hand side, dv, then dv / v
@@ -191,20 +235,27 @@ class NewtonRoot {
 // 1 / n_i, or the weights of the last root where there was one; |J'w| is returned.
 MTLFAST_HD double last_weights(const SolveArgs& args, double factor) {
   const int num_tasks = args.num_tasks;
+  const Lanes lanes = args.lanes;
   bool known = false;
-  for (int i = 0; i < num_tasks; ++i) known = known || args.state[i] != 0.0;
-  for (int i = 0; i < num_tasks; ++i) {
+  for (int i = lanes.index(); i < num_tasks; i += lanes.count()) {
+    known = known || args.state[i] != 0.0;
+  }
+  known = lanes.any(known);
+  for (int i = lanes.index(); i < num_tasks; i += lanes.count()) {
     const double squared = args.gramian[static_cast<int64>(i) * num_tasks + i];
     const double inverse = squared > 0.0 ? factor / (args.scale * sqrt(squared)) : 0.0;
     args.weights[i] = known ? args.state[i] : inverse;
   }
+  lanes.sync();
   double length2 = 0.0;
-  for (int i = 0; i < num_tasks; ++i) {
+  for (int i = lanes.index(); i < num_tasks; i += lanes.count()) {
     const double* row = args.gramian + static_cast<int64>(i) * num_tasks;
     double product = 0.0;
     for (int j = 0; j < num_tasks; ++j) product += row[j] * (args.scale * args.weights[j]);
     length2 += args.scale * args.weights[i] * product;
   }
+  length2 = lanes.sum(length2);
+  lanes.sync();
   return length2 > 0.0 ? sqrt(length2) : 0.0;
 }
 
@@ -212,7 +263,7 @@ MTLFAST_HD double last_weights(const SolveArgs& args, double factor) {
 // |J'w| exceeds `max_norm`.
 MTLFAST_HD int fair_weights(const SolveArgs& args, double exponent, double factor,
                             double max_norm) {
-  NewtonRoot root(args.num_tasks, args.gramian, args.workspace);
+  NewtonRoot root(args.num_tasks, args.gramian, args.lanes, args.workspace);
   const int status = root.solve(exponent);
   double length = 0.0;  // |J'w|
   double unit = 1.0;
@@ -226,10 +277,11 @@ MTLFAST_HD int fair_weights(const SolveArgs& args, double exponent, double facto
   }
   if (length > max_norm) unit *= max_norm / length;
   unit = fmin(unit, kHuge);
-  for (int i = 0; i < args.num_tasks; ++i) {
+  for (int i = args.lanes.index(); i < args.num_tasks; i += args.lanes.count()) {
     args.weights[i] = fmin(args.weights[i] * unit, kHuge);
     if (status == kOk) args.state[i] = args.weights[i];
   }
+  args.lanes.sync();
   return status;
 }
 

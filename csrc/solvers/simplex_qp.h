@@ -2,10 +2,9 @@
 //
 //     w(tau) = argmin { |J'w + tau g0|^2 / 2 : w >= 0, sum w = 1 },  given G = J J' and b = J g0.
 //
-// It is Wolfe's minimum-norm-point method. On a support S with anchor p the point is
-// J'w = g_p + sum v_i (g_i - g_p), and v minimises a quadratic whose matrix, the Gramian of the
-// differences, is positive definite as long as the members are affinely independent. Its Cholesky
-// factor L does not depend on tau, so the next tau starts from the last support, and on one support
+// It is Wolfe's minimum-norm-point method: the minimiser on a support S is the point of its affine
+// hull nearest to -tau g0, as long as all its coefficients are positive. The factor behind it does
+// not depend on tau, so the next tau starts from the last support, and on one support
 //
 //     |J'w(tau)|^2 = hull_distance2 + drift2 tau^2:
 //
@@ -13,40 +12,35 @@
 // tau = 0 with b null is MGDA.
 #pragma once
 
+#include "affine_hull.h"
 #include "solver.h"
 
 namespace mtlfast {
 
-class SimplexQp {
+class SimplexQp : public AffineHull {
  public:
   static MTLFAST_HD int64 workspace(int num_tasks) {
-    const int64 count = num_tasks;
-    return count * count + 6 * count;
+    return 4 * static_cast<int64>(num_tasks) + AffineHull::workspace(num_tasks);
   }
 
   // The support starts as the single task `start`, which must have a nonzero gradient; tasks with a
   // zero diagonal never enter. `linear` is b, or null where tau stays 0.
   MTLFAST_HD SimplexQp(int num_tasks, const double* gramian, const double* linear, int start,
-                       double* workspace)
-      : num_tasks_(num_tasks), size_(1), removals_(0), gramian_(gramian), linear_(linear) {
+                       Lanes lanes, double* workspace)
+      : AffineHull(num_tasks, gramian, linear, start, lanes, workspace + 4 * num_tasks),
+        removals_(0) {
     weights_ = workspace;
     norms_ = weights_ + num_tasks;
     solution_ = norms_ + num_tasks;
-    offset_ = solution_ + num_tasks;
-    drift_ = offset_ + num_tasks;
-    support_ =
-        reinterpret_cast<int*>(drift_ + num_tasks);  // these doubles are only ever used as int
-    role_ = support_ + num_tasks;
-    factor_ = drift_ + 2 * num_tasks;
-    for (int i = 0; i < num_tasks; ++i) {
+    role_ =
+        reinterpret_cast<int*>(solution_ + num_tasks);  // these doubles are only ever used as int
+    for (int i = lanes_.index(); i < num_tasks; i += lanes_.count()) {
       const double squared = product(i, i);
       norms_[i] = squared > 0.0 ? sqrt(squared) : 0.0;
-      weights_[i] = 0.0;
-      role_[i] = kFree;
+      weights_[i] = i == start ? 1.0 : 0.0;
+      role_[i] = i == start ? kMember : kFree;
     }
-    support_[0] = start;
-    role_[start] = kMember;
-    weights_[start] = 1.0;
+    lanes_.sync();
   }
 
   // Moves to w(tau). False: the cap on rounds was hit; the weights are feasible all the same.
@@ -60,11 +54,12 @@ class SimplexQp {
       const int removals_before = removals_;
       if (enter(entering)) settle(tau);
       const bool left = role_[entering] != kMember;
+      lanes_.sync();
       const int others_left = removals_ - removals_before - (left ? 1 : 0);
       if (others_left > 0 && round < patience) {
         release_refused();  // what was dependent on the others may not be any more
       } else if (left) {
-        role_[entering] = kRefused;  // rounding alone made it look useful
+        set_role(entering, kRefused);  // rounding alone made it look useful
       }
     }
     return false;
@@ -72,28 +67,16 @@ class SimplexQp {
 
   MTLFAST_HD const double* weights() const { return weights_; }
 
-  // Squared distance from the origin to the affine hull of the support.
-  MTLFAST_HD double hull_distance2() const {
-    double value = product(support_[0], support_[0]);
-    for (int i = 0; i + 1 < size_; ++i) value -= offset_[i] * offset_[i];
-    return value > 0.0 ? value : 0.0;
-  }
-
-  // Squared length of the change of J'w per unit of tau on this support.
-  MTLFAST_HD double drift2() const {
-    double value = 0.0;
-    for (int i = 0; i + 1 < size_; ++i) value += drift_[i] * drift_[i];
-    return value;
-  }
-
-  // Squared norm of J'w, and in `spread` the sum of w_i n_i, the scale of its rounding error.
+  // |J'w|^2, and in `spread` the sum of w_i n_i, the scale of its rounding error.
   MTLFAST_HD double norm2(double* spread) const {
     double value = 0.0;
-    *spread = 0.0;
-    for (int i = 0; i < size_; ++i) {
+    double total = 0.0;
+    for (int i = lanes_.index(); i < size_; i += lanes_.count()) {
       value += weights_[support_[i]] * gradient(support_[i]);
-      *spread += weights_[support_[i]] * norms_[support_[i]];
+      total += weights_[support_[i]] * norms_[support_[i]];
     }
+    value = lanes_.sum(value);
+    *spread = lanes_.sum(total);
     return value > 0.0 ? value : 0.0;
   }
 
@@ -103,65 +86,33 @@ class SimplexQp {
   static constexpr double kEnterPivot = 2.0 * kEpsilon;  // relative to the norms behind the pivot
   static constexpr double kViolation = 16.0 * kEpsilon;
 
-  MTLFAST_HD double product(int i, int j) const {
-    return gramian_[static_cast<int64>(i) * num_tasks_ + j];
-  }
-
-  MTLFAST_HD double linear(int i) const { return linear_ != nullptr ? linear_[i] : 0.0; }
-
-  MTLFAST_HD double gradient(int j) const {  // <g_j, J'w>
+  // <g_j, J'w>, by the calling lane alone.
+  MTLFAST_HD double gradient(int j) const {
     double value = 0.0;
     for (int i = 0; i < size_; ++i) value += product(j, support_[i]) * weights_[support_[i]];
     return value;
   }
 
-  MTLFAST_HD void release_refused() {
-    for (int i = 0; i < num_tasks_; ++i) {
-      if (role_[i] == kRefused) role_[i] = kFree;
-    }
+  MTLFAST_HD void set_role(int task, Role role) {
+    if (lanes_.first()) role_[task] = role;
+    lanes_.sync();
   }
 
-  // Row `row` of L belongs to the member support_[row + 1]; offset_ = L^-1 <g_i - g_p, g_p> and
-  // drift_ = L^-1 <g_i - g_p, g0> grow with it. False: the member depends on those before it.
-  MTLFAST_HD bool factor_row(int row, double smallest_pivot) {
-    const int anchor = support_[0];
-    const int member = support_[row + 1];
-    const double anchor2 = product(anchor, anchor);
-    const double cross = product(member, anchor);
-    double* line = factor_ + static_cast<int64>(row) * num_tasks_;
-    double pivot = (product(member, member) - cross) + (anchor2 - cross);
-    double offset = cross - anchor2;
-    double drift = linear(member) - linear(anchor);
-    for (int i = 0; i < row; ++i) {
-      const double* other = factor_ + static_cast<int64>(i) * num_tasks_;
-      const int earlier = support_[i + 1];
-      double value = (product(member, earlier) - cross) + (anchor2 - product(earlier, anchor));
-      for (int k = 0; k < i; ++k) value -= line[k] * other[k];
-      line[i] = value / other[i];
-      pivot -= line[i] * line[i];
-      offset -= line[i] * offset_[i];
-      drift -= line[i] * drift_[i];
+  MTLFAST_HD void release_refused() {
+    for (int i = lanes_.index(); i < num_tasks_; i += lanes_.count()) {
+      if (role_[i] == kRefused) role_[i] = kFree;
     }
-    if (!(pivot > smallest_pivot * (product(member, member) + anchor2))) return false;
-    line[row] = sqrt(pivot);
-    offset_[row] = offset / line[row];
-    drift_[row] = drift / line[row];
-    return true;
+    lanes_.sync();
   }
 
   MTLFAST_HD void remove(int position) {
-    role_[support_[position]] = kFree;
-    weights_[support_[position]] = 0.0;
-    --size_;
+    if (lanes_.first()) {
+      role_[support_[position]] = kFree;
+      weights_[support_[position]] = 0.0;
+    }
+    lanes_.sync();
+    erase(position);
     ++removals_;
-    for (int i = position; i < size_; ++i) support_[i] = support_[i + 1];
-  }
-
-  // Makes the member at `position` the anchor.
-  MTLFAST_HD void promote(int position) {
-    const int task = support_[position];
-    support_[position] = support_[0];
-    support_[0] = task;
   }
 
   MTLFAST_HD void refactor(int first_row) {
@@ -172,11 +123,15 @@ class SimplexQp {
         continue;
       }
       remove(row + 1);
+      const Lanes team = lanes_.adders(size_);
       double total = 0.0;
-      for (int i = 0; i < size_; ++i) total += weights_[support_[i]];
-      for (int i = 0; i < size_; ++i) {
+      for (int i = team.index(); i < size_; i += team.count()) total += weights_[support_[i]];
+      total = team.sum(total);
+      lanes_.sync();
+      for (int i = lanes_.index(); i < size_; i += lanes_.count()) {
         weights_[support_[i]] = total > 0.0 ? weights_[support_[i]] / total : 1.0 / size_;
       }
+      lanes_.sync();
     }
   }
 
@@ -186,21 +141,26 @@ class SimplexQp {
       refactor(position - 1);
       return;
     }
-    int smallest = 0;
-    for (int i = 1; i < size_; ++i) {
-      if (norms_[support_[i]] < norms_[support_[smallest]]) smallest = i;
+    const Lanes team = lanes_.adders(size_);
+    double shortest = kHuge;
+    int found = -1;
+    for (int i = team.index(); i < size_; i += team.count()) {
+      const double norm = norms_[support_[i]];
+      if (!(norm < shortest)) continue;
+      shortest = norm;
+      found = i;
     }
-    promote(smallest);
+    promote(team.index_of_smallest(shortest, found));
     refactor(0);
   }
 
   MTLFAST_HD bool enter(int task) {
-    support_[size_++] = task;
+    append(task);
     if (size_ > 1 && !factor_row(size_ - 2, kEnterPivot)) {
       --size_;
       return false;
     }
-    role_[task] = kMember;
+    set_role(task, kMember);
     // Differences to the shortest member keep the digits of the short ones.
     if (norms_[task] < 0.5 * norms_[support_[0]]) {
       promote(size_ - 1);
@@ -212,10 +172,11 @@ class SimplexQp {
   // From the current weights to the minimiser on the support; members that would go negative leave.
   MTLFAST_HD void settle(double tau) {
     while (true) {
-      minimise_on_hull(tau);
+      find_nearest(tau, solution_);
+      const Lanes team = lanes_.adders(size_);
       int blocking = -1;
       double step = 1.0;
-      for (int i = 0; i < size_; ++i) {
+      for (int i = team.index(); i < size_; i += team.count()) {
         if (solution_[i] > 0.0) continue;
         const double weight = weights_[support_[i]];
         const double ratio = weight > 0.0 ? weight / (weight - solution_[i]) : 0.0;
@@ -224,47 +185,47 @@ class SimplexQp {
           step = ratio;
         }
       }
-      for (int i = 0; i < size_; ++i) {
+      blocking = team.index_of_smallest(step, blocking);
+      step = team.smallest(step);
+      lanes_.sync();
+      for (int i = lanes_.index(); i < size_; i += lanes_.count()) {
         double* weight = weights_ + support_[i];
         *weight = blocking < 0 ? solution_[i] : *weight + step * (solution_[i] - *weight);
         if (*weight < 0.0) *weight = 0.0;
       }
+      lanes_.sync();
       if (blocking < 0) return;
       drop(blocking);
     }
   }
 
-  // solution_[i]: weight of support_[i] at the minimiser over the affine hull.
-  MTLFAST_HD void minimise_on_hull(double tau) {
-    double others = 0.0;
-    for (int i = size_ - 2; i >= 0; --i) {
-      double value = -(offset_[i] + tau * drift_[i]);
-      for (int k = i + 1; k + 1 < size_; ++k) {
-        value -= factor_[static_cast<int64>(k) * num_tasks_ + i] * solution_[k + 1];
-      }
-      solution_[i + 1] = value / factor_[static_cast<int64>(i) * num_tasks_ + i];
-      others += solution_[i + 1];
-    }
-    solution_[0] = size_ > 1 ? 1.0 - others : 1.0;
-  }
-
   // The task whose optimality condition fails by most beyond rounding, or -1.
-  MTLFAST_HD int most_violating(double tau) const {
+  MTLFAST_HD int most_violating(double tau) {
+    double* gradients = solution_;  // [K], in no other use between two rounds
+    for (int j = lanes_.index(); j < num_tasks_; j += lanes_.count()) {
+      if (role_[j] != kRefused && norms_[j] > 0.0) gradients[j] = gradient(j);
+    }
+    lanes_.sync();
+    const Lanes team = lanes_.adders(size_);
     double level = 0.0;
     double spread = 0.0;
     double shift = 0.0;
-    for (int i = 0; i < size_; ++i) {
+    for (int i = team.index(); i < size_; i += team.count()) {
       const int member = support_[i];
       const double weight = weights_[member];
-      level += weight * (gradient(member) + tau * linear(member));
+      level += weight * (gradients[member] + tau * linear(member));
       spread += weight * norms_[member];
       shift += weight * fabs(linear(member));
     }
+    level = team.sum(level);
+    spread = team.sum(spread);
+    shift = team.sum(shift);
+    const Lanes judges = lanes_.adders(num_tasks_);
     int worst = -1;
     double largest = 1.0;
-    for (int j = 0; j < num_tasks_; ++j) {
+    for (int j = judges.index(); j < num_tasks_; j += judges.count()) {
       if (role_[j] != kFree || !(norms_[j] > 0.0)) continue;
-      const double violation = level - (gradient(j) + tau * linear(j));
+      const double violation = level - (gradients[j] + tau * linear(j));
       const double rounding =
           kViolation * ((norms_[j] + spread) * spread + tau * (fabs(linear(j)) + shift));
       if (violation > largest * rounding) {
@@ -272,21 +233,15 @@ class SimplexQp {
         largest = violation / rounding;
       }
     }
+    worst = judges.index_of_smallest(-largest, worst);
+    lanes_.sync();
     return worst;
   }
 
-  int num_tasks_;
-  int size_;      // members of the support
-  int removals_;  // members that have left so far
-  const double* gramian_;
-  const double* linear_;
+  int removals_;      // members that have left so far
   double* weights_;   // [K], zero off the support
   double* norms_;     // [K]
-  double* solution_;  // [size]
-  double* offset_;    // [size - 1]
-  double* drift_;     // [size - 1]
-  double* factor_;    // [K, K], L in the lower triangle
-  int* support_;      // [size], the anchor first
+  double* solution_;  // [K], of which `size` are in use
   int* role_;         // [K]
 };
 
