@@ -119,20 +119,22 @@ class NonNegativeQp {
     lanes_.sync();
   }
 
-  MTLFAST_HD void write_slopes() {
+  // Returns the sum of the terms' magnitudes.
+  MTLFAST_HD double write_slopes() {
+    double magnitude = linear_scale_;
     for (int i = 0; i < num_tasks_; ++i) slopes_[i] = linear_[i];
     for (int k = 0; k < support_.size(); ++k) {
       const double value = solution_[support_.task(k)];
       const double* cosine = cosines(support_.task(k));
       for (int i = 0; i < num_tasks_; ++i) slopes_[i] += value * cosine[i];
+      magnitude += value;
     }
+    return magnitude;
   }
 
   // The free task with the most negative slope beyond rounding, or -1.
   MTLFAST_HD int most_violating_alone() {
-    write_slopes();
-    double magnitude = linear_scale_;
-    for (int k = 0; k < support_.size(); ++k) magnitude += solution_[support_.task(k)];
+    const double magnitude = write_slopes();
     int worst = -1;
     double lowest = -kViolation * magnitude;
     for (int i = 0; i < num_tasks_; ++i) {
@@ -161,7 +163,7 @@ class NonNegativeQp {
         lowest = slope;
       }
     }
-    return lanes_.index_of_smallest(lowest, worst);
+    return lanes_.any(worst >= 0) ? lanes_.index_of_smallest(lowest, worst) : -1;
   }
 
   // From the current solution to the minimiser on the support; members that would go negative leave.

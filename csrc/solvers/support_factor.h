@@ -23,6 +23,7 @@ class SupportFactor {
       : num_tasks_(num_tasks),
         stride_(lanes.count() == 1 ? num_tasks : num_tasks | 1),
         size_(0),
+        product_(0.0),
         cosines_(cosines),
         lanes_(lanes) {
     half_ = workspace;
@@ -42,7 +43,8 @@ class SupportFactor {
     const double* cosine = cosines_ + static_cast<int64>(task) * num_tasks_;
     for (int i = lanes_.index(); i < size_; i += lanes_.count()) line_[i] = cosine[support_[i]];
     lanes_.sync();
-    return solve_lower(line_, 0, size_);
+    return lanes_.count() == 1 ? solve_lower_alone(line_, 0, size_)
+                               : solve_lower_together(line_, 0, size_, half_);
   }
 
   // The coefficients, by position, of the task last eliminated.
@@ -51,7 +53,7 @@ class SupportFactor {
   // Appends the task last eliminated, with its positive pivot and its entry of b.
   MTLFAST_HD void append(int task, double pivot, double b) {
     const double root = sqrt(pivot);
-    const double product = dot(line_, half_);
+    const double product = lanes_.count() == 1 ? dot(line_, half_, size_) : product_;
     for (int k = lanes_.index(); k < size_; k += lanes_.count()) upper(k)[size_] = line_[k];
     if (lanes_.first()) {
       upper(size_)[size_] = root;
@@ -77,7 +79,11 @@ class SupportFactor {
   MTLFAST_HD void load(const double* linear) {
     for (int i = lanes_.index(); i < size_; i += lanes_.count()) half_[i] = -linear[support_[i]];
     lanes_.sync();
-    solve_lower(half_, 0, size_);
+    if (lanes_.count() == 1) {
+      solve_lower_alone(half_, 0, size_);
+    } else {
+      solve_lower_together(half_, 0, size_, nullptr);
+    }
   }
 
   // C_SS^-1 b, by position.
@@ -123,7 +129,7 @@ class SupportFactor {
     const int step = lanes_.count();
     for (int i = first + lanes_.index(); i < old_size; i += step) line_[i] = upper(position)[i];
     lanes_.sync();
-    solve_lower(line_, first, old_size);
+    solve_lower_together(line_, first, old_size, nullptr);
     for (int k = first + lanes_.index(); k < old_size; k += step) {
       double before = 1.0;
       for (int j = first; j < k; ++j) before += line_[j] * line_[j];
@@ -162,11 +168,6 @@ class SupportFactor {
   }
 
   // x = L^-1 x of the rows and columns first .. end - 1; returns 1 - |x|^2.
-  MTLFAST_HD double solve_lower(double* x, int first, int end) const {
-    return lanes_.count() == 1 ? solve_lower_alone(x, first, end)
-                               : solve_lower_together(x, first, end);
-  }
-
   MTLFAST_HD double solve_lower_alone(double* x, int first, int end) const {
     double rest = 1.0;
     for (int k = first; k < end; ++k) {
@@ -179,8 +180,10 @@ class SupportFactor {
     return rest;
   }
 
-  MTLFAST_HD double solve_lower_together(double* x, int first, int end) const {
+  // The same, with x'other for append() where there is another.
+  MTLFAST_HD double solve_lower_together(double* x, int first, int end, const double* other) {
     double rest = 1.0;
+    product_ = 0.0;
     for (int k = first; k < end; k += kBlock) {
       double values[kBlock];
       for (int a = 0; a < kBlock; ++a) {
@@ -189,6 +192,7 @@ class SupportFactor {
         for (int b = 0; b < a; ++b) value -= inside ? values[b] * upper(k + b)[k + a] : 0.0;
         values[a] = inside ? value * inverse_[k + a] : 0.0;
         rest -= values[a] * values[a];
+        if (other != nullptr && inside) product_ += values[a] * other[k + a];
       }
       for (int i = k + kBlock + lanes_.index(); i < end; i += lanes_.count()) {
         double value = x[i];
@@ -243,13 +247,6 @@ class SupportFactor {
     lanes_.sync();
   }
 
-  MTLFAST_HD double dot(const double* a, const double* b) const {
-    if (lanes_.count() == 1) return dot(a, b, size_);
-    double sum = 0.0;
-    for (int i = lanes_.index(); i < size_; i += lanes_.count()) sum += a[i] * b[i];
-    return lanes_.sum(sum);
-  }
-
   // Four sums side by side: a single one would wait for itself at every step.
   static MTLFAST_HD double dot(const double* a, const double* b, int count) {
     double sums[4] = {0.0, 0.0, 0.0, 0.0};
@@ -264,6 +261,7 @@ class SupportFactor {
   int num_tasks_;
   int stride_;  // between rows of the factor: odd for lanes, whose columns then differ in their banks
   int size_;    // members of the support
+  double product_;  // of the task last eliminated, line'half, where lanes found it
   const double* cosines_;
   double* half_;     // [size], L^-1 b
   double* line_;     // [size], L^-1 C_Sj of the task last eliminated
