@@ -46,18 +46,17 @@ class NonNegativeQp {
     // As many rows at a time as the lanes can fill.
     const int rows = lanes.count() > num_tasks ? lanes.count() / num_tasks : 1;
     const int first = lanes.count() > num_tasks ? lanes.index() / num_tasks : 0;
+    const int column = lanes.index() - first * num_tasks;
     for (int i = first < rows ? first : num_tasks; i < num_tasks; i += rows) {
       const double* row = gramian + static_cast<int64>(i) * stride;
       double* cosine = cosines_ + static_cast<int64>(i) * num_tasks;
-      for (int j = lanes.index() - first * num_tasks; j < num_tasks; j += lanes.count()) {
+      for (int j = column; j < num_tasks; j += lanes.count()) {
         const bool absent = role_[i] == kAbsent || role_[j] == kAbsent;
         const double value = absent ? 0.0 : row[j] / norms_[i] / norms_[j];
         cosine[j] = value > 1.0 ? 1.0 : (value < -1.0 ? -1.0 : value);
       }
-    }
-    lanes.sync();
-    for (int i = lanes.index(); i < num_tasks; i += lanes.count()) {
-      if (role_[i] != kAbsent) cosines_[static_cast<int64>(i) * num_tasks + i] = 1.0;
+      const bool owned = i >= column && (i - column) % lanes.count() == 0;
+      if (owned && role_[i] != kAbsent) cosine[i] = 1.0;
     }
     lanes.sync();
   }
