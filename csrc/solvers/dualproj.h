@@ -16,6 +16,7 @@ namespace mtlfast {
 
 struct Dualproj {
   static constexpr int num_options = 0;
+  static constexpr bool collective = true;
   static MTLFAST_HD int64 state_size(int) { return 0; }
   static MTLFAST_HD int64 workspace(int num_tasks) {
     return num_tasks + NonNegativeQp::workspace(num_tasks);
@@ -23,23 +24,29 @@ struct Dualproj {
 
   static MTLFAST_HD int run(const SolveArgs& args) {
     const int num_tasks = args.num_tasks;
+    const Lanes lanes = args.lanes;
     double* linear = args.workspace;  // q, for gradients of unit length
-    NonNegativeQp qp(num_tasks, args.gramian, num_tasks, linear + num_tasks);
+    NonNegativeQp qp(num_tasks, args.gramian, num_tasks, linear + num_tasks, lanes);
     const double* norms = qp.norms();
     double scale = 0.0;
-    fill(linear, num_tasks, 0.0, kOk);
+    fill(linear, num_tasks, 0.0, kOk, lanes);
     for (int i = 0; i < num_tasks; ++i) {
-      args.weights[i] = args.inputs != nullptr ? args.inputs[i] : 1.0 / num_tasks;
-      const double share = args.weights[i] * norms[i];
+      const double preference = args.inputs != nullptr ? args.inputs[i] : 1.0 / num_tasks;
+      if (lanes.first()) args.weights[i] = preference;
+      const double share = preference * norms[i];
       scale += share;
       const double* cosines = qp.cosines(i);
-      for (int j = 0; j < num_tasks; ++j) linear[j] += share * cosines[j];
+      for (int j = lanes.index(); j < num_tasks; j += lanes.count()) {
+        linear[j] += share * cosines[j];
+      }
     }
+    lanes.sync();
     const NonNegativeQp::Outcome outcome = qp.solve(linear, scale, true);
-    for (int j = 0; j < num_tasks; ++j) {
+    for (int j = lanes.index(); j < num_tasks; j += lanes.count()) {
       const double added = qp.solution()[j];
       if (added > 0.0) args.weights[j] += added / norms[j];
     }
+    lanes.sync();
     return outcome == NonNegativeQp::kSolved ? kOk : kNotConverged;
   }
 };

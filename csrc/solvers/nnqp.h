@@ -5,7 +5,7 @@
 // for one linear term q after another. Optimal is z >= 0, y = q + Cz >= 0, z'y = 0. It is Lawson and
 // Hanson's method: on a support S the minimiser solves C_SS z_S = -q_S, the most violating task
 // enters, whoever would go negative leaves. The next q starts from the last support with z = 0,
-// which is feasible whatever q is.
+// which is feasible whatever q is. Collective.
 #pragma once
 
 #include "solver.h"
@@ -23,7 +23,8 @@ class NonNegativeQp {
   }
 
   // `gramian` has rows `stride` apart. Tasks with a zero diagonal never enter.
-  MTLFAST_HD NonNegativeQp(int num_tasks, const double* gramian, int stride, double* workspace)
+  MTLFAST_HD NonNegativeQp(int num_tasks, const double* gramian, int stride, double* workspace,
+                           Lanes lanes)
       : num_tasks_(num_tasks),
         removals_(0),
         linear_(nullptr),
@@ -34,22 +35,30 @@ class NonNegativeQp {
         target_(slopes_ + num_tasks),
         cosines_(target_ + 2 * num_tasks),
         role_(reinterpret_cast<int*>(target_ + num_tasks)),  // doubles only ever used as int
-        support_(num_tasks, cosines_, cosines_ + static_cast<int64>(num_tasks) * num_tasks) {
-    for (int i = 0; i < num_tasks; ++i) {
+        lanes_(lanes),
+        support_(num_tasks, cosines_, cosines_ + static_cast<int64>(num_tasks) * num_tasks, lanes) {
+    for (int i = lanes.index(); i < num_tasks; i += lanes.count()) {
       const double squared = gramian[static_cast<int64>(i) * stride + i];
       norms_[i] = squared > 0.0 ? sqrt(squared) : 0.0;
       role_[i] = squared > 0.0 ? kFree : kAbsent;
     }
-    for (int i = 0; i < num_tasks; ++i) {
+    lanes.sync();
+    // As many rows at a time as the lanes can fill.
+    const int rows = lanes.count() > num_tasks ? lanes.count() / num_tasks : 1;
+    const int first = lanes.count() > num_tasks ? lanes.index() / num_tasks : 0;
+    const int column = lanes.index() - first * num_tasks;
+    for (int i = first < rows ? first : num_tasks; i < num_tasks; i += rows) {
       const double* row = gramian + static_cast<int64>(i) * stride;
       double* cosine = cosines_ + static_cast<int64>(i) * num_tasks;
-      for (int j = 0; j < num_tasks; ++j) {
+      for (int j = column; j < num_tasks; j += lanes.count()) {
         const bool absent = role_[i] == kAbsent || role_[j] == kAbsent;
         const double value = absent ? 0.0 : row[j] / norms_[i] / norms_[j];
         cosine[j] = value > 1.0 ? 1.0 : (value < -1.0 ? -1.0 : value);
       }
-      if (role_[i] != kAbsent) cosine[i] = 1.0;
+      const bool owned = i >= column && (i - column) % lanes.count() == 0;
+      if (owned && role_[i] != kAbsent) cosine[i] = 1.0;
     }
+    lanes.sync();
   }
 
   MTLFAST_HD const double* norms() const { return norms_; }
@@ -66,25 +75,25 @@ class NonNegativeQp {
     linear_ = linear;
     linear_scale_ = linear_scale;
     bool wanted = false;
-    for (int i = 0; i < num_tasks_; ++i) {
+    for (int i = lanes_.index(); i < num_tasks_; i += lanes_.count()) {
       solution_[i] = 0.0;
       wanted = wanted || (role_[i] != kAbsent && linear[i] < -kViolation * linear_scale);
     }
-    if (!wanted) return kSolved;
+    lanes_.sync();
+    if (!lanes_.any(wanted)) return kSolved;
     release_refused();
     support_.load(linear);
     settle();
     const int patience = 2 * num_tasks_ + 16;
     for (int round = 0; round < 4 * patience; ++round) {
-      write_slopes();
-      const int entering = most_violating();
+      const int entering = lanes_.count() == 1 ? most_violating_alone() : most_violating_together();
       if (entering < 0) return kSolved;
       const int removals_before = removals_;
       if (!enter(entering, bounded)) return kUnbounded;
       const bool left = role_[entering] != kMember;
       const int others_left = removals_ - removals_before - (left ? 1 : 0);
       if (others_left > 0 && round < patience) release_refused();
-      if (left) role_[entering] = kRefused;  // rounding alone made it look useful
+      if (left) set_role(entering, kRefused);  // rounding alone made it look useful
     }
     return kCapped;
   }
@@ -97,24 +106,34 @@ class NonNegativeQp {
   static constexpr double kRayNoise = 1e-9;              // of a coefficient of a dependent task
 
   MTLFAST_HD void release_refused() {
-    for (int i = 0; i < num_tasks_; ++i) {
+    for (int i = lanes_.index(); i < num_tasks_; i += lanes_.count()) {
       if (role_[i] == kRefused) role_[i] = kFree;
     }
+    lanes_.sync();
   }
 
-  MTLFAST_HD void write_slopes() {
+  MTLFAST_HD void set_role(int task, Role role) {
+    lanes_.sync();
+    if (lanes_.first()) role_[task] = role;
+    lanes_.sync();
+  }
+
+  // Returns the sum of the terms' magnitudes.
+  MTLFAST_HD double write_slopes() {
+    double magnitude = linear_scale_;
     for (int i = 0; i < num_tasks_; ++i) slopes_[i] = linear_[i];
     for (int k = 0; k < support_.size(); ++k) {
       const double value = solution_[support_.task(k)];
       const double* cosine = cosines(support_.task(k));
       for (int i = 0; i < num_tasks_; ++i) slopes_[i] += value * cosine[i];
+      magnitude += value;
     }
+    return magnitude;
   }
 
   // The free task with the most negative slope beyond rounding, or -1.
-  MTLFAST_HD int most_violating() const {
-    double magnitude = linear_scale_;
-    for (int k = 0; k < support_.size(); ++k) magnitude += solution_[support_.task(k)];
+  MTLFAST_HD int most_violating_alone() {
+    const double magnitude = write_slopes();
     int worst = -1;
     double lowest = -kViolation * magnitude;
     for (int i = 0; i < num_tasks_; ++i) {
@@ -126,13 +145,33 @@ class NonNegativeQp {
     return worst;
   }
 
+  // The same, where each lane keeps the slopes of its tasks to itself.
+  MTLFAST_HD int most_violating_together() const {
+    int worst = -1;
+    double lowest = 0.0;
+    for (int i = lanes_.index(); i < num_tasks_; i += lanes_.count()) {
+      double slope = linear_[i];
+      double magnitude = linear_scale_;
+      for (int k = 0; k < support_.size(); ++k) {
+        const int task = support_.task(k);
+        slope += solution_[task] * cosines(task)[i];
+        magnitude += solution_[task];
+      }
+      if (role_[i] == kFree && slope < -kViolation * magnitude && (worst < 0 || slope < lowest)) {
+        worst = i;
+        lowest = slope;
+      }
+    }
+    return lanes_.any(worst >= 0) ? lanes_.index_of_smallest(lowest, worst) : -1;
+  }
+
   // From the current solution to the minimiser on the support; members that would go negative leave.
   MTLFAST_HD void settle() {
     while (true) {
       support_.solve(target_);
       int blocking = -1;
       double step = 1.0;
-      for (int k = 0; k < support_.size(); ++k) {
+      for (int k = lanes_.index(); k < support_.size(); k += lanes_.count()) {
         if (target_[k] > 0.0) continue;
         const double value = solution_[support_.task(k)];
         const double ratio = value > 0.0 ? value / (value - target_[k]) : 0.0;
@@ -141,11 +180,18 @@ class NonNegativeQp {
           step = ratio;
         }
       }
-      for (int k = 0; k < support_.size(); ++k) {
+      if (lanes_.any(blocking >= 0)) {
+        const double lowest = lanes_.smallest(step);
+        if (step > lowest) blocking = -1;
+        step = lowest;
+        blocking = lanes_.index_of_smallest(blocking < 0 ? 0.0 : target_[blocking], blocking);
+      }
+      for (int k = lanes_.index(); k < support_.size(); k += lanes_.count()) {
         double* value = solution_ + support_.task(k);
         *value = blocking < 0 ? target_[k] : *value + step * (target_[k] - *value);
         if (*value < 0.0) *value = 0.0;
       }
+      lanes_.sync();
       if (blocking < 0) return;
       remove(blocking);
       ++removals_;
@@ -153,8 +199,11 @@ class NonNegativeQp {
   }
 
   MTLFAST_HD void remove(int position) {
-    role_[support_.task(position)] = kFree;
-    solution_[support_.task(position)] = 0.0;
+    if (lanes_.first()) {
+      role_[support_.task(position)] = kFree;
+      solution_[support_.task(position)] = 0.0;
+    }
+    lanes_.sync();
     support_.remove(position);
   }
 
@@ -168,25 +217,28 @@ class NonNegativeQp {
       support_.coefficients(target_);
       int blocking = -1;
       double step = kHuge;
-      for (int k = 0; k < support_.size(); ++k) {
+      for (int k = lanes_.index(); k < support_.size(); k += lanes_.count()) {
         const double value = solution_[support_.task(k)];
         if (target_[k] > kRayNoise && value < step * target_[k]) {
           blocking = k;
           step = value / target_[k];
         }
       }
+      blocking = lanes_.index_of_smallest(step, blocking);
       if (blocking < 0) return false;
-      for (int k = 0; k < support_.size(); ++k) {
+      step = lanes_.smallest(step);
+      for (int k = lanes_.index(); k < support_.size(); k += lanes_.count()) {
         double* value = solution_ + support_.task(k);
         *value -= step * target_[k];
         if (*value < 0.0) *value = 0.0;
       }
-      solution_[task] += step;
+      if (lanes_.first()) solution_[task] += step;
+      lanes_.sync();
       remove(blocking);
       pivot = support_.eliminate(task);
     }
     support_.append(task, pivot, -linear_[task]);
-    role_[task] = kMember;
+    set_role(task, kMember);
     settle();
     return true;
   }
@@ -201,6 +253,7 @@ class NonNegativeQp {
   double* target_;    // [size], by position
   double* cosines_;   // [K, K]
   int* role_;         // [K]
+  Lanes lanes_;
   SupportFactor support_;
 };
 

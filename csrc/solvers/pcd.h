@@ -25,6 +25,7 @@ namespace mtlfast {
 
 struct Pcd {
   static constexpr int num_options = 3;
+  static constexpr bool collective = true;
   static MTLFAST_HD int64 state_size(int num_tasks) { return 1 + static_cast<int64>(num_tasks); }
   static MTLFAST_HD int64 workspace(int num_tasks) {
     return 4 * static_cast<int64>(num_tasks) + NonNegativeQp::workspace(num_tasks - 1);
@@ -32,19 +33,20 @@ struct Pcd {
 
   static MTLFAST_HD int run(const SolveArgs& args) {
     const int num_tasks = args.num_tasks;
+    const Lanes lanes = args.lanes;
     double* norms = args.workspace;          // |g_i|
     double* lengths = norms + num_tasks;     // |h_i|
     double* products = lengths + num_tasks;  // <u_i, u_0>, unit vectors
     double* linear = products + num_tasks;   // q of the tasks 1 .. K-1
     write_lengths(args, norms, lengths);
-    fill(args.weights, num_tasks, 0.0, kOk);
+    fill(args.weights, num_tasks, 0.0, kOk, lanes);
     if (!(norms[0] > 0.0)) return kOk;
-    args.weights[0] = 1.0;
+    set_first(args, 1.0);
     if (num_tasks == 1) return kOk;
 
     const double primary = lengths[0];
     double promised = 0.0;  // the largest tau_j |h_j|
-    for (int j = 1; j < num_tasks; ++j) {
+    for (int j = 1 + lanes.index(); j < num_tasks; j += lanes.count()) {
       const double tau = args.inputs != nullptr ? args.inputs[j] : args.options[2];
       const double own = sqrt_diagonal(args, j);
       const double cosine = own > 0.0 ? args.gramian[j] / sqrt_diagonal(args, 0) / own : 0.0;
@@ -52,36 +54,46 @@ struct Pcd {
       linear[j - 1] = primary * products[j] - tau * lengths[j];
       if (tau * lengths[j] > promised) promised = tau * lengths[j];
     }
-    NonNegativeQp qp(num_tasks - 1, args.gramian + num_tasks + 1, num_tasks, linear + num_tasks);
+    promised = lanes.largest(promised);
+    lanes.sync();
+    NonNegativeQp qp(num_tasks - 1, args.gramian + num_tasks + 1, num_tasks, linear + num_tasks,
+                     lanes);
     // Without promises d = 0 fulfils all conditions.
     const NonNegativeQp::Outcome outcome = qp.solve(linear, primary + promised, promised == 0.0);
     if (outcome == NonNegativeQp::kUnbounded) return kDegenerate;
 
     const double* solution = qp.solution();
-    double squared = primary * primary;
-    double spread = primary;
-    for (int j = 0; j + 1 < num_tasks; ++j) {
+    double squared = lanes.first() ? primary * primary : 0.0;
+    double spread = lanes.first() ? primary : 0.0;
+    for (int j = lanes.index(); j + 1 < num_tasks; j += lanes.count()) {
       if (!(solution[j] > 0.0)) continue;
       double product = 2.0 * primary * products[j + 1];
       for (int k = 0; k + 1 < num_tasks; ++k) product += qp.cosines(j)[k] * solution[k];
       squared += solution[j] * product;
       spread += solution[j];
     }
+    squared = lanes.sum(squared);
+    spread = lanes.sum(spread);
     if (!(squared > kNoise * spread * spread)) {
       // d keeps every promise: if it is rounding beside its parts, only rounding made it possible.
-      if (promised == 0.0) args.weights[0] = 0.0;
+      if (promised == 0.0) set_first(args, 0.0);
       return kDegenerate;
     }
     const double length = sqrt(squared);
-    args.weights[0] = primary / length;
-    for (int j = 1; j < num_tasks; ++j) {
+    for (int j = 1 + lanes.index(); j < num_tasks; j += lanes.count()) {
       if (solution[j - 1] > 0.0) args.weights[j] = solution[j - 1] / length * (norms[0] / norms[j]);
     }
+    set_first(args, primary / length);
     return outcome == NonNegativeQp::kSolved ? kOk : kNotConverged;
   }
 
  private:
   static constexpr double kNoise = 1024.0 * kEpsilon;  // of |d|^2, to (sum of the parts' lengths)^2
+
+  static MTLFAST_HD void set_first(const SolveArgs& args, double weight) {
+    if (args.lanes.first()) args.weights[0] = weight;
+    args.lanes.sync();
+  }
 
   static MTLFAST_HD double sqrt_diagonal(const SolveArgs& args, int task) {
     const double squared = args.gramian[static_cast<int64>(task) * (args.num_tasks + 1)];
@@ -93,15 +105,17 @@ struct Pcd {
     const double beta = args.options[0];
     const double eps = args.options[1];
     double* averages = args.state + 1;
-    args.state[0] += 1.0;
+    if (args.lanes.first()) args.state[0] += 1.0;
+    args.lanes.sync();
     const double correction = 1.0 - pow(beta, args.state[0]);
-    for (int i = 0; i < args.num_tasks; ++i) {
+    for (int i = args.lanes.index(); i < args.num_tasks; i += args.lanes.count()) {
       const double norm = sqrt_diagonal(args, i);
       norms[i] = norm * args.scale;
       averages[i] = beta * averages[i] + (1.0 - beta) * (norms[i] * norms[i]);
       const double running = sqrt(averages[i] / correction + eps);
       lengths[i] = running > 0.0 ? norms[i] / running : 0.0;
     }
+    args.lanes.sync();
   }
 };
 

@@ -33,16 +33,16 @@ MTLFAST_HD double draw_normal(const int64* rng, int position) {
   return radius * cos(6.283185307179586 * draw_uniform(rng, 1, position));
 }
 
-// Fisher-Yates: order[0 .. count) becomes a permutation of 0 .. count-1, own to (rng, row). Drawing
-// from the top 32 bits is biased by less than count / 2^32.
-MTLFAST_HD void draw_order(const int64* rng, int row, int count, int* order) {
-  for (int i = 0; i < count; ++i) order[i] = i;
+// Fisher-Yates: `order`, its entries `stride` apart, becomes a permutation of 0 .. count-1, own to
+// (rng, row). Drawing from the top 32 bits is biased by less than count / 2^32.
+MTLFAST_HD void draw_order(const int64* rng, int row, int count, int* order, int stride = 1) {
+  for (int i = 0; i < count; ++i) order[i * stride] = i;
   for (int i = count - 1; i > 0; --i) {
     const uint64 bound = static_cast<uint64>(i) + 1;
     const int other = static_cast<int>(((random_bits(rng, row, i) >> 32) * bound) >> 32);
-    const int kept = order[i];
-    order[i] = order[other];
-    order[other] = kept;
+    const int kept = order[i * stride];
+    order[i * stride] = order[other * stride];
+    order[other * stride] = kept;
   }
 }
 
