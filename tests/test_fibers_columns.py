@@ -1,26 +1,32 @@
-"""The CUDA kernels that work column by column, on fibers: against the CPU's kernels."""
+"""The CUDA kernels of GradDrop and the trimmed mean, on fibers: against the CPU's kernels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import fiber_gpu
 import pytest
 import torch
-from kernel_cases import DTYPES, ISAS, Rows, assert_same, engine, flatten, random_rows
+from fiber_cases import (
+    NAMES,
+    PLAIN,
+    SIZES,
+    awkward,
+    missed_barriers,
+    needs_native,
+    on_cpu,
+    on_fibers,
+)
+from kernel_cases import DTYPES, Rows, assert_same, engine, flatten, random_rows
 from torch import Tensor, nn
 
 from mtlfast import column_ops
 
-pytestmark = pytest.mark.skipif(not ISAS, reason="needs the native extension")
+pytestmark = needs_native
 
 Out = list["Tensor | None"]
-
-# Around a packet, a step of a block, and a chunk.
-SIZES = (0, 1, 7, 8, 255, 257, 2047, 2048, 2049, 4100)
-PLAIN = "baseline"  # this instruction set has no fused multiply-add, nor have the fibers
-NAMES = {torch.float32: "f32", torch.float64: "f64", torch.bfloat16: "bf16", torch.float16: "f16"}
 
 
 def rng(counter: int = 3, seed: int = -7) -> Tensor:
@@ -31,36 +37,8 @@ def leaks(num_tasks: int) -> Tensor:
     return torch.linspace(0, 0.7, num_tasks, dtype=torch.float64)
 
 
-def awkward(rows: Rows) -> Rows:
-    """The same, with a tensor that no task reaches and one off the 16 bytes."""
-    for row in rows:
-        last = row[-1]
-        if last is not None:
-            row.append(torch.cat([last[:1], last])[1:])
-        else:
-            row.append(None)
-        row.insert(3, None)
-    return rows
-
-
 def drop(rows: Rows, leak: Tensor | None = None, out: Out | None = None) -> Out:
     return column_ops.graddrop(rows, leak=leak, rng=rng(), out=out)
-
-
-def on_cpu(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    with engine(PLAIN):
-        return call(*args, **kwargs)
-
-
-def on_fibers(
-    call: Callable[..., Any], *args: Any, order: str = "shuffled", launched: str = "", **kwargs: Any
-) -> Any:
-    """The call's result; ``launched`` is a kernel that must have run."""
-    with engine(PLAIN), fiber_gpu.fibers(order):
-        found = call(*args, **kwargs)
-        names = fiber_gpu.launches()
-    assert any(name.startswith(f"mtlfast_{launched}") for name in names), names
-    return found
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -211,18 +189,23 @@ def test_grads(dtype: torch.dtype, accumulate: bool) -> None:
         [*(torch.randn(s, generator=generator).to(dtype) for s in shapes), None] for _ in range(7)
     ]
     counters = [rng(), rng()]
-    for i, writers in enumerate(
-        [
-            [lambda *a, c=c, **k: column_ops.graddrop_(*a, rng=c, **k) for c in counters],
-            [lambda *a, c=c, **k: column_ops.graddrop_(*a, rng=c, leak=leaks(7), **k)
-             for c in counters],
-            *([lambda *a, trim=trim, **k: column_ops.trimmed_mean_(*a, trim, **k)] * 2
-              for trim in (0, 1, 2, 3)),
-        ]
-    ):  # fmt: skip
-        wanted = on_cpu(grads_after, writers[0], rows, accumulate)
-        found = on_fibers(grads_after, writers[1], rows, accumulate)
-        step = torch.finfo(dtype).eps if i == 5 else 0
+    for leak in (None, leaks(7)):
+        wanted, found = (
+            where(
+                grads_after,
+                partial(column_ops.graddrop_, rng=counter, leak=leak),
+                rows,
+                accumulate,
+            )
+            for where, counter in zip((on_cpu, on_fibers), counters, strict=True)
+        )
+        assert_same(found, wanted)
+    for trim in (0, 1, 2, 3):
+        write = partial(column_ops.trimmed_mean_, trim_number=trim)
+        wanted, found = (
+            where(grads_after, write, rows, accumulate) for where in (on_cpu, on_fibers)
+        )
+        step = torch.finfo(dtype).eps if trim == 3 else 0
         torch.testing.assert_close(found, wanted, rtol=step, atol=step)
     assert_same(counters[1], rng(5))  # one for each call, though each had two lists of targets
     assert_same(counters[0], counters[1])
@@ -253,104 +236,9 @@ def test_nothing_beside_the_target_is_written() -> None:
             buffer.fill_(77)
 
 
-def sums_like(rows: Rows) -> Rows:
-    generator = torch.Generator().manual_seed(8)
-    return [
-        [
-            None
-            if grad is None or float(torch.rand((), generator=generator)) < 0.2
-            else torch.rand(grad.shape, generator=generator).to(
-                torch.float64 if grad.dtype == torch.float64 else torch.float32
-            )
-            for grad in row
-        ]
-        for row in rows
-    ]
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("num_tasks", [1, 3, 130])
-def test_excess(num_tasks: int, dtype: torch.dtype) -> None:
-    """More tasks than one launch takes, too."""
-    sizes: Sequence[int] = (*SIZES, 9000) if num_tasks < 100 else (1, 8, 40)
-    rows = awkward(random_rows(num_tasks, sizes, dtype, missing=0.3 if num_tasks > 1 else 0.0))
-    for known in (None, sums_like(rows)):
-        excess, sums = on_fibers(column_ops.excess, rows, known, launched=f"excess_{NAMES[dtype]}_")
-        wanted, wanted_sums = on_cpu(column_ops.excess, rows, known)
-        assert_same(sums, wanted_sums)
-        torch.testing.assert_close(excess, wanted, rtol=1e-13, atol=0)
-        if known is not None:
-            assert all(
-                new is old
-                for new_row, old_row, row in zip(sums, known, rows, strict=True)
-                for new, old, grad in zip(new_row, old_row, row, strict=True)
-                if grad is None
-            )
-
-
-def test_excess_of_all_dtypes() -> None:
-    """Their sums are added, the same bits in every order of threads and blocks."""
-    rows = [
-        [part for dtype in DTYPES for part in random_rows(3, (3, 9000), dtype, seed=k)[0]]
-        for k in range(3)
-    ]
-    found = [on_fibers(column_ops.excess, rows, order=order) for order in fiber_gpu.ORDERS]
-    assert_same(found[1:], [found[0]] * 2)
-    torch.testing.assert_close(found[0], on_cpu(column_ops.excess, rows), rtol=1e-13, atol=0)
-    empty, _ = on_fibers(
-        lambda: (*column_ops.excess([[torch.ones(0)], [None]]), column_ops.trimmed_mean(rows, 0))
-    )[:2]
-    assert_same(empty, torch.zeros(2, dtype=torch.float64))
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_excess_of_special_numbers(dtype: torch.dtype) -> None:
-    """Sums stop at the largest number; what is not finite comes through."""
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
-    largest = torch.finfo(wide).max
-    columns = torch.tensor([torch.finfo(dtype).max, 1, 0, -0.0, 1e-30, torch.nan, torch.inf, 2])
-    known = torch.tensor([0, largest, 0, 0, 0, 1, 1, torch.nan], dtype=wide)
-    rows: Rows = [[columns[c : c + 1].to(dtype)] for c in range(8)]
-    old: Rows = [[known[c : c + 1]] for c in range(8)]
-    found = on_fibers(column_ops.excess, rows, old)
-    wanted = on_cpu(column_ops.excess, rows, old)
-    assert_same(found[1], wanted[1])
-    torch.testing.assert_close(found[0], wanted[0], rtol=1e-13, atol=0, equal_nan=True)
-    assert float(found[1][1][0]) == largest
-
-
-def seen_without(call: Callable[[], Any], file: str, line: int) -> bool:
-    """Whether a call's result changes in some order when a barrier is left out."""
-    wanted = on_cpu(call)
-    for order in fiber_gpu.ORDERS:
-        with engine(PLAIN), fiber_gpu.fibers(order), fiber_gpu.without_barrier(file, line):
-            found = call()
-        try:
-            torch.testing.assert_close(found, wanted, rtol=1e-10, atol=0, equal_nan=True)
-        except AssertionError:
-            return True
-    return False
-
-
 def test_every_barrier_is_needed() -> None:
     rows = random_rows(5, (3000, 9000))
-    for k, row in enumerate(rows):  # sums of a second launch are added to the first one's
-        row += random_rows(1, (9000,), torch.float64, seed=k)[0]
-    missed = []
-    for call in (
-        lambda: drop(rows, leaks(5)),
-        lambda: column_ops.excess(rows),
-    ):
-        fiber_gpu.barriers()
-        on_fibers(call)
-        found = fiber_gpu.barriers()
-        assert found
-        missed += [(file, line) for file, line, _ in found if not seen_without(call, file, line)]
-    # Blocks run one after another here: that the first barrier of comes_last() has all of a block's
-    # sums written before the block is counted, only a GPU can show.
-    source = (fiber_gpu.ROOT / "csrc/kernels/gramian_sum.h").read_text().split("\n")
-    first = next(i for i, text in enumerate(source) if "__threadfence();" in text) + 2
-    assert missed == [("gramian_sum.h", first)]
+    assert missed_barriers(lambda: drop(rows, leaks(5))) == []
 
 
 def test_wrong_arguments_launch_nothing() -> None:

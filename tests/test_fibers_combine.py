@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import fiber_gpu
 import pytest
 import torch
-from kernel_cases import DTYPES, ISAS, Rows, assert_same, engine, random_rows, weighted_sum
+from fiber_cases import NAMES, PLAIN, SIZES, missed_barriers, needs_native, on_cpu
+from kernel_cases import DTYPES, Rows, assert_same, engine, random_rows, weighted_sum
 from torch import Tensor, nn
 
 from mtlfast import column_ops, ops
 
-pytestmark = pytest.mark.skipif(not ISAS, reason="needs the native extension")
+pytestmark = needs_native
 
 Out = list["Tensor | None"]
-
-# Around a packet, a step of a block, and a chunk.
-SIZES = (0, 1, 7, 8, 255, 257, 2047, 2048, 2049, 4100)
-PLAIN = "baseline"  # this instruction set has no fused multiply-add, nor have the fibers
-NAMES = {torch.float32: "f32", torch.float64: "f64", torch.bfloat16: "bf16", torch.float16: "f16"}
 
 
 def weights_of(num_tasks: int) -> Tensor:
@@ -34,11 +27,6 @@ def unaligned(tensor: Tensor) -> Tensor:
     """The same numbers, off the 16 bytes."""
     shifted = torch.empty(tensor.numel() + 1, dtype=tensor.dtype)[1:].view(tensor.shape)
     return shifted.copy_(tensor)
-
-
-def on_cpu(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    with engine(PLAIN):
-        return call(*args, **kwargs)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -80,7 +68,7 @@ def grads_after(rows: Rows, weights: Tensor, accumulate: bool) -> list[Tensor | 
     params: list[Tensor] = []
     for t, block in enumerate(zip(*rows, strict=True)):
         like = next((grad for grad in block if grad is not None), torch.ones(3))
-        param = nn.Parameter(torch.ones_like(like))
+        param: Tensor = nn.Parameter(torch.ones_like(like))
         start = torch.arange(like.numel()).remainder(5).view(like.shape).to(like.dtype)
         if t % 4 == 1:
             start = start.movedim(0, -1).contiguous().movedim(-1, 0)
@@ -232,18 +220,4 @@ def test_kernels_do_not_share_tables() -> None:
 
 def test_every_barrier_is_needed() -> None:
     rows, _, weights = many(5, 3)
-    wanted = on_cpu(ops.combine, rows, weights)
-    fiber_gpu.barriers()
-    with engine(PLAIN), fiber_gpu.fibers():
-        ops.combine(rows, weights)
-    ((file, line, _),) = fiber_gpu.barriers()
-    differing = 0
-    for order in fiber_gpu.ORDERS:
-        with engine(PLAIN), fiber_gpu.fibers(order), fiber_gpu.without_barrier(file, line):
-            found = ops.combine(rows, weights)
-        differing += any(
-            not torch.equal(a, b)
-            for a, b in zip(found, wanted, strict=True)
-            if a is not None and b is not None
-        )
-    assert differing > 0
+    assert missed_barriers(lambda: ops.combine(rows, weights)) == []

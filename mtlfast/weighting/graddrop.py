@@ -135,10 +135,12 @@ class GradDrop(ColumnWise):
             leak = [leak] * num_tasks
         if not any(leak):
             return None
-        if self._spread is None or self._spread_of != (leak, device):
-            self._spread = torch.tensor(leak, dtype=torch.float64, device=device)
-            self._spread_of = (list(leak), device)
-        return self._spread
+        if self._spread is not None and self._spread_of == (leak, device) and not is_compiling():
+            return self._spread
+        spread = torch.tensor(leak, dtype=torch.float64, device=device)
+        if not is_compiling():  # what a graph makes is the graph's
+            self._spread, self._spread_of = spread, (list(leak), device)
+        return spread
 
 
 def _share(key: str, value: object) -> float:
