@@ -2,12 +2,15 @@
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
+#include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/python_variable.h>
 
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "cuda/kernels.h"
+#include "cuda/launch.h"
 #include "targets.h"
 
 namespace mtlfast {
@@ -27,7 +30,7 @@ struct Drop {
     if (leak) check_tensor(*leak, "leak", at::kDouble, {plan.num_tasks}, plan.device);
     if (!given) {
       if (!rng) throw py::value_error("rng: expected [2] where uniform is None, found None");
-      check_tensor(*rng, "rng", at::kLong, {2}, at::kCPU);
+      check_tensor(*rng, "rng", at::kLong, {2}, plan.device);
       return;
     }
     check_tensor(*given, "uniform", at::kDouble, {plan.num_columns}, plan.device);
@@ -47,14 +50,17 @@ struct Drop {
 
   Kernel kernel() const {
     return [this](const std::vector<void*>& outs, bool accumulate) {
-      cpu::graddrop(plan, leak ? leak->const_data_ptr<double>() : nullptr, uniform,
-                    rng ? rng->const_data_ptr<int64_t>() : nullptr, outs, accumulate);
+      const auto run = cuda::is_ours(plan.device) ? &cuda::graddrop : &cpu::graddrop;
+      run(plan, leak ? leak->const_data_ptr<double>() : nullptr, uniform,
+          rng ? rng->const_data_ptr<int64_t>() : nullptr, outs, accumulate);
     };
   }
 
   // The next call draws other numbers.
   void advance() const {
-    if (uniform.empty() && rng) ++rng->mutable_data_ptr<int64_t>()[1];
+    if (!uniform.empty() || !rng) return;
+    int64_t* numbers = rng->mutable_data_ptr<int64_t>();
+    cuda::is_ours(plan.device) ? cuda::advance(plan.device, numbers) : void(++numbers[1]);
   }
 };
 
@@ -89,7 +95,8 @@ Kernel trimming(const Plan& plan, int64_t trim_number) {
                           "] for " + std::to_string(plan.num_tasks) + " tasks, found " +
                           std::to_string(trim_number));
   return [&plan, trim_number](const std::vector<void*>& outs, bool accumulate) {
-    cpu::trimmed_mean(plan, static_cast<int>(trim_number), outs, accumulate);
+    const auto run = cuda::is_ours(plan.device) ? &cuda::trimmed_mean : &cpu::trimmed_mean;
+    run(plan, static_cast<int>(trim_number), outs, accumulate);
   };
 }
 
@@ -172,9 +179,13 @@ py::tuple excess(const py::object& task_grads, const std::optional<py::list>& sq
     }
     sums[k] = row;
   }
-  at::Tensor out = at::empty({num_tasks}, at::kDouble);
+  const auto options = at::TensorOptions().dtype(at::kDouble).device(plan.device);
+  // No kernel writes the excesses where there are no columns.
+  at::Tensor out =
+      plan.num_columns == 0 ? at::zeros({num_tasks}, options) : at::empty({num_tasks}, options);
   double* values = out.mutable_data_ptr<double>();
-  run_unlocked(plan, task_grads, [&] { cpu::excess(plan, old, data, values); });
+  const auto run = cuda::is_ours(plan.device) ? &cuda::excess : &cpu::excess;
+  run_unlocked(plan, task_grads, [&] { run(plan, old, data, values); });
   return py::make_tuple(py::reinterpret_steal<py::object>(THPVariable_Wrap(out)), sums);
 }
 

@@ -29,15 +29,16 @@ def graddrop(
         leak: ``[K]`` float64 in [0, 1]: how much of a task's entry is kept in any case; None: none.
         uniform: ``[P]``, any float dtype: U for each column, the tensors one after another and each
             in the order of its elements. None: drawn from ``rng``, in the order of the memory.
-        rng: ``[2]`` int64 (seed, counter) on the CPU; a call that draws adds 1 to the counter.
+        rng: ``[2]`` int64 (seed, counter) on the gradients' device; a call that draws adds 1 to the
+            counter, there and without a synchronisation.
         out: as for :func:`mtlfast.ops.combine`.
 
     Returns:
         T tensors; None where no task reaches the tensor. ``out`` where it was given.
 
     Raises:
-        TypeError, ValueError: as :func:`mtlfast.ops.combine`, or ``leak`` or ``uniform`` does not
-            fit. Nothing has changed then.
+        TypeError, ValueError: as :func:`mtlfast.ops.combine`, or ``leak``, ``uniform`` or ``rng``
+            does not fit or is on another device. Nothing has changed then.
     """
     lists = ops.rows(task_grads)
     check_list("out", out)

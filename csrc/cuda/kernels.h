@@ -21,6 +21,15 @@ void force_sums(Sums sums);
 void combine(const Plan& plan, const double* weights, const std::vector<void*>& outs,
              bool accumulate);
 
+// As in csrc/plan.h, with leak, chances, rng and `out` in the device's memory; rng does not change.
+void graddrop(const Plan& plan, const double* leak, const std::vector<const double*>& uniform,
+              const int64_t* rng, const std::vector<void*>& outs, bool accumulate);
+// Adds 1 to the counter of rng.
+void advance(const at::Device& device, int64_t* rng);
+void trimmed_mean(const Plan& plan, int trim, const std::vector<void*>& outs, bool accumulate);
+void excess(const Plan& plan, const std::vector<const void*>& old, const std::vector<void*>& sums,
+            double* out);
+
 // The solver's number in csrc/solvers/table.h; all pointers but the options are in the device's memory. `workspace`:
 // how many doubles it needs beside the [K, K] of its own.
 void solve(const at::Device& device, const std::string& kernel, const SolveArgs& args,

@@ -117,6 +117,17 @@ MTLFAST_DEVICE Packet pack(const double* values) {
   return both.packet;
 }
 
+// A single element in place of the first of a packet.
+template <class T>
+MTLFAST_DEVICE Packet load_single(const T* address) {
+  union {
+    Packet packet;
+    T elements[Vector<T>::kCount];
+  } both = {{{0, 0, 0, 0}}};
+  both.elements[0] = *address;
+  return both.packet;
+}
+
 // Read once: past the L1 cache.
 MTLFAST_DEVICE Packet load_packet(const void* address) {
 #if defined(__CUDA_ARCH__)

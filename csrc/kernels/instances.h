@@ -67,6 +67,36 @@ MTLFAST_KERNEL(mtlfast_upload, 256, 1, UploadParams, upload)
 }  // namespace mtlfast
 #endif
 
+#if defined(MTLFAST_GROUP_COLUMNS)
+#include "excess.h"
+#include "graddrop.h"
+#include "trimmed_mean.h"
+
+namespace mtlfast {
+
+// `blocks` as many as leave every instance enough registers.
+#define MTLFAST_COLUMNS(name, Params, blocks, ...)                                                 \
+  MTLFAST_KERNEL(mtlfast_##name##_s, kColumnThreads, blocks, Params<kSmallPayload>, (__VA_ARGS__)) \
+  MTLFAST_KERNEL(mtlfast_##name##_l, kColumnThreads, blocks, Params<kLargePayload>, (__VA_ARGS__))
+
+#define MTLFAST_GRADDROP(type, T, unused)                                 \
+  MTLFAST_COLUMNS(graddrop_##type, GradDropParams, 3, graddrop<T, false>) \
+  MTLFAST_COLUMNS(leaky_graddrop_##type, GradDropParams, 2, graddrop<T, true>)
+#define MTLFAST_TRIM(type, T, unused)                                     \
+  MTLFAST_COLUMNS(trim0_##type, TrimmedMeanParams, 3, trimmed_mean<T, 0>) \
+  MTLFAST_COLUMNS(trim1_##type, TrimmedMeanParams, 3, trimmed_mean<T, 1>) \
+  MTLFAST_COLUMNS(trim2_##type, TrimmedMeanParams, 2, trimmed_mean<T, 2>) \
+  MTLFAST_COLUMNS(trim_any_##type, TrimmedMeanParams, 4, trimmed_mean_of_any<T>)
+#define MTLFAST_EXCESS(type, T, unused) MTLFAST_COLUMNS(excess_##type, ExcessParams, 4, excess<T>)
+
+MTLFAST_FOR_TYPES(MTLFAST_GRADDROP, )
+MTLFAST_FOR_TYPES(MTLFAST_TRIM, )
+MTLFAST_FOR_TYPES(MTLFAST_EXCESS, )
+MTLFAST_KERNEL(mtlfast_advance, kWarp, 1, AdvanceParams, advance)
+
+}  // namespace mtlfast
+#endif
+
 #if defined(MTLFAST_GROUP_SOLVE)
 #include "../solvers/table.h"
 #include "solve.h"

@@ -76,6 +76,47 @@ struct CombineParams {
   bool accumulate;  // add to what is there
 };
 
+constexpr int kColumnThreads = 256;  // of the kernels that look at every column by itself
+
+template <int kPayload>
+struct GradDropParams {
+  // Pointer K: where the result goes; null: skip it. Pointer K + 1: the chance of each column; where they are drawn
+  // 16 times the number of columns before the tensor, so that it counts as aligned.
+  TableParams<kPayload> table;
+  const double* leak;  // [K], null: nothing leaks
+  const int64* rng;    // [2], seed and counter; null: the chances are given
+  int num_tasks;
+  bool accumulate;  // add to what is there
+};
+
+struct AdvanceParams {
+  int64* rng;
+};
+
+constexpr int kListedTrims = 2;  // up to here the entries to leave out are listed in registers
+
+template <int kPayload>
+struct TrimmedMeanParams {
+  TableParams<kPayload> table;  // pointer K: where the tensor's result goes; null: skip it
+  int num_tasks;
+  int trim;         // entries that are left out at either end
+  bool accumulate;  // add to what is there
+};
+
+constexpr int kExcessRows = 128;  // of one launch
+
+template <int kPayload>
+struct ExcessParams {
+  TableParams<kPayload>
+      table;  // pointers K + k: the old sums of row k, null for zeros; 2 K + k: the new ones
+  SumParams sums;
+  double* out;  // [K]
+  int num_tasks;
+  int first_row;
+  int num_rows;     // at most kExcessRows
+  bool accumulate;  // add to what is there
+};
+
 constexpr int kMaxOptions = 8;
 
 struct SolveParams {

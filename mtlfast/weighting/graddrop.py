@@ -25,7 +25,7 @@ class GradDrop(ColumnWise):
     Shapes: task gradients ``[K, P]`` -> combined gradient ``[P]``; there are no task weights. A
     call takes ``uniform=``, ``[P]`` in [0, 1): U over the columns of all tensors that some task
     reaches, one tensor after another. Without it U is a hash of the seed, the number of the call
-    and the column, which the kernel computes on the way.
+    and the column, which the kernel computes on the way: on a GPU the same numbers as on the CPU.
 
     TorchJD's is the same (its ``leak`` is a tensor ``[K]``). LibMTL and the official code decide on
     the gradient of the shared representation, times the sign of its activation; Samsung's code
@@ -38,7 +38,8 @@ class GradDrop(ColumnWise):
     since the longest then decides nearly every sign; and the update is random, so that a single
     step may oppose a task.
 
-    State: seed and counter of the random numbers.
+    State: seed and counter of the random numbers, on the gradients' device, where the kernels read
+    and advance them.
 
     Args:
         leak: a number in [0, 1], or K of them. Default 0.
@@ -60,6 +61,9 @@ class GradDrop(ColumnWise):
     )
     inputs = ("uniform",)
     draws = True
+    _by_reference = frozenset({"_spread"})
+    _spread: Tensor | None = None  # [K], the leaks on a device
+    _spread_of: tuple[list[float], torch.device] | None = None  # which leaks, and where
 
     def __init__(self, leak: float | Sequence[float] = 0.0, seed: int | None = None) -> None:
         self.leak: float | list[float]
@@ -120,7 +124,7 @@ class GradDrop(ColumnWise):
         return self._leaks(len(task_grads), device), uniform, rng
 
     def _leaks(self, num_tasks: int, device: torch.device) -> Tensor | None:
-        """``[K]`` float64; None where nothing leaks."""
+        """``[K]`` float64; None where nothing leaks. Copied to a device once, not in every step."""
         leak = self.leak
         if isinstance(leak, list):
             if len(leak) != num_tasks:
@@ -129,7 +133,14 @@ class GradDrop(ColumnWise):
                 )
         else:
             leak = [leak] * num_tasks
-        return torch.tensor(leak, dtype=torch.float64, device=device) if any(leak) else None
+        if not any(leak):
+            return None
+        if self._spread is not None and self._spread_of == (leak, device) and not is_compiling():
+            return self._spread
+        spread = torch.tensor(leak, dtype=torch.float64, device=device)
+        if not is_compiling():  # what a graph makes is the graph's
+            self._spread, self._spread_of = spread, (list(leak), device)
+        return spread
 
 
 def _share(key: str, value: object) -> float:
