@@ -61,7 +61,7 @@ class Part:
     """Parameters whose gradients are combined with the same weights.
 
     Attributes:
-        params: T parameters.
+        params: T parameters, each reached by a task.
         task_grads: K rows of T gradients.
         weights: ``[K]`` float64.
         gramian: ``[K, K]`` float64 of these task gradients, where it is known.
@@ -108,6 +108,11 @@ class Update:
         if max_grad_norm is not None:
             norm = torch.stack([part.squared_norm() for part in self.parts]).sum().sqrt()
             scale = (max_grad_norm / (norm + 1e-6)).clamp(max=1)
+        reached = {id(param) for part in self.parts for param in part.params}
+        for group in inner.param_groups:  # the state has the order that torch gives it
+            for param in group["params"]:
+                if id(param) in reached:
+                    _prepare(inner, group, param)
         make = _sgd if isinstance(inner, torch.optim.SGD) else _adam
         for part in self.parts:
             for group, chosen in _by_group(inner, part):
@@ -165,7 +170,7 @@ def _sgd(
         fused_ops.sgd_(part.params, part.task_grads, part.weights, None, **options)
         return
     key = "momentum_buffer"
-    held = [inner.state[param].get(key) for param in part.params]
+    held = [inner.state[param][key] for param in part.params]
     for first in (True, False):
         places = [t for t, buffer in enumerate(held) if (buffer is None) == first]
         if not places:
@@ -183,7 +188,7 @@ def _sgd(
 def _adam(
     inner: torch.optim.Optimizer, group: dict[str, Any], part: Part, scale: Tensor | None
 ) -> None:
-    states = [_adam_state(inner, group, param) for param in part.params]
+    states = [inner.state[param] for param in part.params]
 
     def every(key: str) -> list[Tensor]:
         return [state[key] for state in states]
@@ -209,11 +214,13 @@ def _adam(
     )
 
 
-def _adam_state(
-    inner: torch.optim.Optimizer, group: dict[str, Any], param: Tensor
-) -> dict[str, Tensor]:
-    """The parameter's state; in its first step, as torch would make it."""
-    state: dict[str, Tensor] = inner.state[param]
+def _prepare(inner: torch.optim.Optimizer, group: dict[str, Any], param: Tensor) -> None:
+    """The parameter's state before its first step, as torch would make it."""
+    if isinstance(inner, torch.optim.SGD):
+        if group["momentum"] != 0:
+            inner.state[param].setdefault("momentum_buffer", None)
+        return
+    state = inner.state[param]
     if not state:
         on_device = group["capturable"] or group["fused"]
         narrow = group["fused"] or torch.get_default_dtype() != torch.float64
@@ -224,7 +231,6 @@ def _adam_state(
         )
         for key in ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")[: 2 + group["amsgrad"]]:
             state[key] = torch.zeros_like(param, requires_grad=False)
-    return state
 
 
 def step(

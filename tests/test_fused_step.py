@@ -1,0 +1,359 @@
+"""Training with a fused step against the same training without: trajectories and checkpoints."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from cases import BACKENDS, PLAIN, Row, backend
+from fused import OPTIONS, Pair, grads, make
+from models import ConvNet, Mlp, Tied, assert_same, assert_same_params
+from special import SPECIAL, batches
+from torch import Tensor, nn
+from torch.optim import lr_scheduler
+
+from mtlfast import MultiTaskOptimizer
+from mtlfast.weighting import ColumnWise
+
+FUSIBLE = [
+    row
+    for row in [*PLAIN, *SPECIAL]
+    if row.make(3).needs_task_grads and not isinstance(row.make(3), ColumnWise)
+]
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("norm", [None, 0.3, 100.0])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_every_option(options: str, norm: float | None, name: str) -> None:
+    pair = Pair(options, max_grad_norm=norm)
+    with backend(name):
+        for index in range(8):
+            pair.step(index)
+            assert grads(pair.model) == [None] * len(grads(pair.model))
+    pair.check()
+
+
+@pytest.mark.parametrize("row", FUSIBLE, ids=str)
+def test_every_method(row: Row) -> None:
+    """Also those with buffers or several batches, with task-specific parameters of all kinds."""
+    pair = Pair("adam", lambda: row.make(3), max_grad_norm=0.7)
+    for index in range(4):
+        for model, optimizer in pair.sides:
+            optimizer.zero_grad()
+            torch.manual_seed(index)
+            optimizer.backward(*batches(model, optimizer.weighting, index))
+        pair.finish()
+    pair.check(1e-7)
+
+
+@pytest.mark.parametrize("model", [ConvNet, Tied])
+@pytest.mark.parametrize("options", ["nesterov", "adamw-amsgrad"])
+def test_every_layout(model: Callable[[], nn.Module], options: str) -> None:
+    pair = Pair(options, model=model())
+    for index in range(5):
+        pair.step(index)
+    pair.check()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("options", ["momentum", "adamw"])
+def test_every_type(dtype: torch.dtype, options: str) -> None:
+    """Torch's fused optimizers compute in float32 and round once, as a fused step does.
+
+    The gradient, which is rounded there and not here, has entries of the order of 1.
+    """
+
+    def inner(model: nn.Module) -> torch.optim.Optimizer:
+        return make(options, model.parameters(), fused=True, **({"eps": 1e-4} if adam else {}))
+
+    adam = options == "adamw"
+    pair = Pair(inner, model=Mlp(dtype=dtype), max_grad_norm=0.5)
+    for index in range(3):
+        pair.step(index)
+    for ours, theirs in zip(pair.model.parameters(), pair.twin.parameters(), strict=True):
+        close = {"rtol": 4 * torch.finfo(dtype).eps, "atol": torch.finfo(dtype).eps}
+        torch.testing.assert_close(ours, theirs, **close)
+        for key, value in pair.expected.state[theirs].items():
+            assert pair.found.state[ours][key].dtype == value.dtype
+            torch.testing.assert_close(pair.found.state[ours][key], value, **close)
+
+
+def grouped(model: Any) -> torch.optim.Optimizer:
+    """Three groups with different options; trunk and heads are mixed."""
+    groups = [
+        {"params": [*model.first.parameters(), *model.heads[0].parameters()], "lr": 0.1},
+        {"params": [model.heads[1].weight, model.last.bias], "momentum": 0.0, "nesterov": False},
+        {
+            "params": [model.last.weight, *model.heads[2].parameters(), model.unreached],
+            "weight_decay": 0.2,
+            "maximize": True,
+        },
+        {"params": [model.heads[1].bias, model.frozen]},
+    ]
+    return torch.optim.SGD(groups, lr=0.03, momentum=0.9, nesterov=True)
+
+
+@pytest.mark.parametrize("on_inner", [False, True])
+def test_groups_and_schedulers(on_inner: bool) -> None:
+    """Warnings are errors here: the schedulers see that the optimizer's steps come first."""
+    pair = Pair(grouped, max_grad_norm=0.5)
+    schedulers = [
+        scheduler
+        for _, optimizer in pair.sides
+        for scheduler in (
+            lr_scheduler.ExponentialLR(optimizer.inner if on_inner else optimizer, 0.8),
+            lr_scheduler.LambdaLR(
+                optimizer.inner if on_inner else optimizer, lambda n: 1 / (1 + n)
+            ),
+        )
+    ]
+    for index in range(6):
+        pair.step(index)
+        for scheduler in schedulers:
+            scheduler.step()
+    pair.check()
+
+
+def test_a_group_is_added() -> None:
+    pair = Pair(lambda model: make("adam", model.first.parameters()))  # type: ignore[operator]
+    for index in range(4):
+        pair.step(index)
+        if index == 1:
+            for model, optimizer in pair.sides:
+                optimizer.add_param_group({"params": list(model.last.parameters()), "lr": 0.3})
+    pair.check()
+
+
+@pytest.mark.parametrize("options", ["dampening", "amsgrad"])
+def test_parameters_come_and_go(options: str) -> None:
+    """A step leaves the state of what no loss reaches alone, its count of steps included."""
+    pair = Pair(options, lambda: "mgda")
+    for index in range(6):
+        for model, optimizer in pair.sides:
+            losses = model.losses(index)
+            optimizer.backward(losses if index % 2 else [losses[0], losses[2]])
+        pair.finish()
+        pair.expected.zero_grad()
+        assert pair.model.unreached not in pair.found.state
+    pair.check()
+
+
+@pytest.mark.parametrize("norm", [None, 0.3])
+def test_accumulation(norm: float | None) -> None:
+    pair = Pair(max_grad_norm=norm)
+    for index in range(4):
+        for model, optimizer in pair.sides:
+            optimizer.zero_grad()
+            for batch in range(3):
+                optimizer.backward(model.losses(3 * index + batch))
+        pair.finish()
+    pair.check()
+
+
+@pytest.mark.parametrize("norm", [None, 0.3])
+@pytest.mark.parametrize("when", ["before", "between", "after", "everywhere"])
+def test_grad_of_other_origin(when: str, norm: float | None) -> None:
+    """What somebody else has put into ``grad`` counts, as it does without a fused step."""
+    pair = Pair(max_grad_norm=norm)
+
+    def other(model: Any, now: str) -> None:
+        if when in (now, "everywhere"):
+            (model.first.weight.sum() + model.unreached.square().sum()).backward()
+
+    for index in range(4):
+        for model, optimizer in pair.sides:
+            optimizer.zero_grad()
+            other(model, "before")
+            optimizer.backward(model.losses(index))
+            other(model, "between")
+            optimizer.backward(model.losses(index + 50))
+            other(model, "after")
+        pair.finish()
+    pair.check()
+
+
+@pytest.mark.parametrize("norm", [None, 0.3])
+def test_chosen_parameters(norm: float | None) -> None:
+    """Compared are few, and several losses reach a parameter that is not shared."""
+    pair = Pair(
+        "adam",
+        max_grad_norm=norm,
+        shared_params=lambda model: [*model.last.parameters(), model.heads[0].weight],
+        gramian_params=lambda model: [model.last.weight],
+    )
+    for index in range(4):
+        pair.step(index)
+    pair.check()
+
+
+@pytest.mark.parametrize("nonfinite", ["drop", "propagate"])
+@pytest.mark.parametrize("row", ["upgrad", "moco"])
+def test_not_finite(nonfinite: str, row: str) -> None:
+    method = next(x for x in FUSIBLE if x.id.startswith(row))
+    pair = Pair("adam", lambda: method.make(3), nonfinite=nonfinite, max_grad_norm=0.3)
+    for index in range(3):
+        for model, optimizer in pair.sides:
+            optimizer.zero_grad()
+            losses = model.losses(index)
+            losses[1] = losses[1] * (torch.nan if index == 1 else 1.0)
+            optimizer.backward(losses)
+        pair.finish()
+        if nonfinite == "propagate" and index == 1:
+            for ours, theirs in zip(pair.model.parameters(), pair.twin.parameters(), strict=True):
+                assert_same(ours.isnan(), theirs.isnan())
+            return
+    pair.check(1e-8)
+    assert pair.found.skip_counts == [0, 1, 0]
+
+
+def test_raise_leaves_the_step_under_way() -> None:
+    pair = Pair(nonfinite="raise")
+    for model, optimizer in pair.sides:
+        optimizer.backward(model.losses(0))
+        with pytest.raises(FloatingPointError):
+            optimizer.backward([torch.nan * loss for loss in model.losses(1)])
+    pair.finish()
+    pair.check()
+
+
+def test_a_loss_method_that_drops_tasks() -> None:
+    pair = Pair("momentum", lambda: "sum", nonfinite="drop", max_grad_norm=0.3)
+    for index in range(4):
+        pair.step(index)
+    pair.check()
+
+
+def test_zero_grad_forgets() -> None:
+    """After it nothing is pending, and a step moves nothing, as where every ``grad`` is None."""
+    pair = Pair()
+    pair.step(0)
+    before = copy.deepcopy(pair.model)
+    state = copy.deepcopy(pair.found.state_dict())
+    pair.found.backward(pair.model.losses(1))
+    pair.found.zero_grad()
+    pair.found.step()
+    assert_same_params(pair.model, before)
+    assert_same(pair.found.state_dict()["state"], state["state"])
+    pair.found.step()  # without any backward
+    assert_same_params(pair.model, before)
+
+
+def test_a_step_is_made_once_and_lets_go() -> None:
+    pair = Pair()
+    pair.found.backward(pair.model.losses(0))
+    assert pair.found._pending is not None
+    held = [weakref.ref(g) for row in pair.found._pending.task_grads for g in row if g is not None]
+    assert len(held) > 3
+    pair.found.step()
+    assert all(reference() is None for reference in held)
+    before = copy.deepcopy(pair.model)
+    pair.found.step()
+    assert_same_params(pair.model, before)
+
+
+def test_closure() -> None:
+    pair = Pair("nesterov")
+    losses = []
+    for index in range(3):
+        losses += [
+            optimizer.step(lambda model=model, index=index: model.losses(index))  # type: ignore[misc]
+            for model, optimizer in pair.sides
+        ]
+    pair.check()
+    torch.testing.assert_close(losses[::2], losses[1::2])
+
+
+def test_hooks_run_around_the_update() -> None:
+    pair = Pair()
+    seen: list[tuple[str, Tensor]] = []
+
+    def note(name: str) -> Callable[..., None]:
+        return lambda *_: seen.append((name, pair.model.first.weight.detach().clone()))  # type: ignore[union-attr]
+
+    pair.found.register_step_pre_hook(note("outer pre"))
+    pair.found.register_step_post_hook(note("outer post"))
+    pair.found.inner.register_step_pre_hook(note("inner pre"))
+    pair.found.inner.register_step_post_hook(note("inner post"))
+    old = pair.model.first.weight.detach().clone()  # type: ignore[union-attr, operator]
+    pair.step(0)
+    new = pair.model.first.weight.detach()  # type: ignore[union-attr, operator]
+    assert [name for name, _ in seen] == ["outer pre", "inner pre", "inner post", "outer post"]
+    for (_, value), expected in zip(seen, (old, old, new, new), strict=True):
+        assert_same(value, expected)
+    assert not torch.equal(old, new)
+
+
+@pytest.mark.parametrize("options", ["momentum", "adamw-amsgrad"])
+def test_fused_step_may_change_between_runs(options: str) -> None:
+    """A checkpoint of either kind goes on in the other."""
+    pair = Pair(options)
+    for index in range(3):
+        pair.step(index)
+    saved = []
+    for model, optimizer in pair.sides:
+        file = io.BytesIO()
+        torch.save((model.state_dict(), optimizer.state_dict()), file)
+        file.seek(0)
+        saved.append(torch.load(file, weights_only=True))
+    other = Pair(options)
+    for (model, optimizer), (params, state) in zip(other.sides, reversed(saved), strict=True):
+        model.load_state_dict(params)
+        optimizer.load_state_dict(state)
+    for index in range(3, 6):
+        pair.step(index)
+        other.step(index)
+    other.check()
+    assert_same_params(other.model, pair.model, 1e-9)
+
+
+def test_loading_forgets_the_step_under_way() -> None:
+    pair = Pair()
+    before = copy.deepcopy(pair.model)
+    state = pair.found.state_dict()
+    pair.found.backward(pair.model.losses(0))
+    pair.found.load_state_dict(state)
+    pair.found.step()
+    assert_same_params(pair.model, before)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_copies_are_fused(copied: Callable[[Any], Any]) -> None:
+    pair = Pair(max_grad_norm=0.3)
+    pair.step(0)
+    pair.model, pair.found = copied((pair.model, pair.found))
+    assert pair.found.fused_step
+    assert pair.found.max_grad_norm == 0.3
+    pair.step(1)
+    assert grads(pair.model) == [None] * len(grads(pair.model))
+    pair.check()
+
+
+def test_capturable() -> None:
+    """The count of steps and the learning rate are tensors; torch has that on a GPU only."""
+    lr = torch.tensor(0.02, dtype=torch.float64)
+    pair = Pair(lambda model: make("adamw", model.parameters()))
+    params = pair.model.parameters()
+    inner = torch.optim.AdamW(params, lr=lr, weight_decay=0.3, capturable=True)
+    pair.found = MultiTaskOptimizer(inner, "upgrad", fused_step=True)
+    for index in range(4):
+        lr.fill_(0.02 / (index + 1))
+        pair.expected.param_groups[0]["lr"] = 0.02 / (index + 1)
+        pair.step(index)
+    assert_same_params(pair.model, pair.twin, 1e-9)
+
+
+def test_default_float64() -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        pair = Pair()
+        pair.step(0)
+        pair.check()
+    finally:
+        torch.set_default_dtype(torch.float32)
