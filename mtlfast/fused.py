@@ -210,8 +210,13 @@ def _adam(
         # torch 2.6 has no such entry: there AdamW is a class of its own.
         decoupled=group.get("decoupled_weight_decay", type(inner) is torch.optim.AdamW),
         maximize=group["maximize"],
+        capturable=_steps_on_device(group),
         scale=scale,
     )
+
+
+def _steps_on_device(group: dict[str, Any]) -> bool:
+    return bool(group["capturable"] or group["fused"])
 
 
 def _prepare(inner: torch.optim.Optimizer, group: dict[str, Any], param: Tensor) -> None:
@@ -221,13 +226,15 @@ def _prepare(inner: torch.optim.Optimizer, group: dict[str, Any], param: Tensor)
             inner.state[param].setdefault("momentum_buffer", None)
         return
     state = inner.state[param]
+    device = param.device if _steps_on_device(group) else torch.device("cpu")
+    if state and state["step"].device != device:  # a checkpoint of another kind of run
+        state["step"] = state["step"].to(device)
     if not state:
-        on_device = group["capturable"] or group["fused"]
         narrow = group["fused"] or torch.get_default_dtype() != torch.float64
         state["step"] = torch.zeros(
             (),
             dtype=torch.float32 if narrow else torch.float64,
-            device=param.device if on_device else "cpu",
+            device=device,
         )
         for key in ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")[: 2 + group["amsgrad"]]:
             state[key] = torch.zeros_like(param, requires_grad=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from mtlfast import ops, reference
-from mtlfast.column_ops import check_list
+from mtlfast.column_ops import check_list, device_of
 from mtlfast.ops import TaskGrads
 
 
@@ -35,7 +35,7 @@ def sgd_(
         task_grads: as for :func:`mtlfast.ops.gramian`, of the parameters' shapes and dtypes.
         weights: ``[K]`` float64 on the gradients' device. A weight of exactly 0 drops its task.
         momentum_buffers: T tensors like the parameters; None for a step without momentum.
-        lr: a number, or a tensor with one.
+        lr: a number, or a tensor with one; it is not read by the host where the gradients are.
         momentum: share of the buffer that is kept.
         dampening: what the share of the gradient falls short of 1.
         weight_decay: times the parameter, added to the gradient.
@@ -55,7 +55,8 @@ def sgd_(
     if native is None:
         reference.sgd_(params, lists, weights, momentum_buffers, lr, *numbers)
     else:
-        native.fused_sgd(params, lists, weights, momentum_buffers, float(lr), *numbers)
+        rate = _rate(lr, lists)
+        native.fused_sgd(params, lists, weights, momentum_buffers, *rate, *numbers)
 
 
 def adam_(
@@ -74,6 +75,7 @@ def adam_(
     weight_decay: float = 0.0,
     decoupled: bool = False,
     maximize: bool = False,
+    capturable: bool = False,
     scale: Tensor | None = None,
 ) -> None:
     """A step of ``torch.optim.Adam`` or ``AdamW`` with the gradient ``scale · Jᵀw``.
@@ -87,13 +89,15 @@ def adam_(
         max_exp_avg_sqs: T tensors like the parameters; None for a step without amsgrad.
         steps: T scalar tensors, float32 or float64, each the steps of a tensor so far; those of
             the tensors that a task reaches are advanced.
-        lr: a number, or a tensor with one.
+        lr: a number, or a tensor with one; it is not read by the host where the gradients are.
         beta1: share of the mean gradient that is kept.
         beta2: share of the mean square that is kept.
         eps: added to the root.
         weight_decay: as for :func:`sgd_`.
         decoupled: the decay is AdamW's, of the parameter, not of the gradient.
         maximize: go up instead of down.
+        capturable: the steps are on the gradients' device, all float32 or all float64, and read
+            there; else they are on the CPU.
         scale: as for :func:`sgd_`.
 
     Raises:
@@ -137,15 +141,23 @@ def adam_(
             exp_avg_sqs,
             max_exp_avg_sqs,
             steps,
-            float(lr),
+            *_rate(lr, lists),
             beta1,
             beta2,
             eps,
             weight_decay,
             decoupled,
             maximize,
+            capturable,
             scale,
         )
+
+
+def _rate(lr: float | Tensor, task_grads: TaskGrads) -> tuple[float, Tensor | None]:
+    """The learning rate as a number, or where the gradients are, in a tensor."""
+    if isinstance(lr, Tensor) and lr.device == device_of(task_grads):
+        return 0.0, lr.detach()
+    return float(lr), None
 
 
 def _check(weights: object, scale: object, **lists: object) -> None:

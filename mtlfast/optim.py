@@ -62,13 +62,28 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
             does; "drop" that task from the step, decided on the device; or "raise"
             FloatingPointError before anything has changed, at the price of a synchronisation.
         task_names: K names for messages and ``last``; default: the keys of a dict of losses.
+        fused_step: make the combination part of ``step``: ``backward`` writes no ``grad``, and
+            ``step`` reads task gradients, parameters and state and writes the latter two in one
+            pass. For exactly ``torch.optim.SGD``, ``Adam`` and ``AdamW``, with the arithmetic of
+            their single-tensor code up to rounding; their state and ``state_dict`` are as ever,
+            so that it may be switched between runs. Between ``backward`` and ``step`` there is no
+            ``grad`` to clip, to scale (``GradScaler`` is refused) or to clear by the model's
+            ``zero_grad``: use ``max_grad_norm`` and this optimizer's ``zero_grad``. A ``grad``
+            that other code has written is added, in a step that is not fused.
+        max_grad_norm: the largest norm of the gradient of all parameters, as
+            ``torch.nn.utils.clip_grad_norm_`` has it, computed from Gramians (``|Jᵀw|² = wᵀGw``)
+            and applied on the device; only with ``fused_step``. Where the tasks' gradients cancel
+            to a fraction ``f`` of their lengths, its relative error is that of the Gramian (see
+            :func:`mtlfast.ops.gramian`) over ``f²``.
 
     Attributes:
         last: what the last ``backward`` saw (:class:`mtlfast.diagnostics.StepInfo`); None before.
 
     Raises:
         TypeError: ``inner`` is no optimizer, or ``weighting`` neither a method nor a name.
-        ValueError: another argument has an unknown value.
+        ValueError: another argument has an unknown value, or the optimizer or the method cannot be
+            fused: another optimizer or a subclass, ``differentiable=True``, a method that combines
+            columns, or one whose joint backward writes ``grad``.
     """
 
     def __init__(
@@ -135,6 +150,8 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
 
     def backward(self, losses: Losses, *other_batches: Losses, **inputs: Tensor) -> None:
         """Differentiates K losses and fills ``.grad`` with the balanced gradient.
+
+        With ``fused_step`` the gradient is left to :meth:`step`.
 
         Args:
             losses: K scalars of one step: a list, a tuple, a dict of names, or a tensor ``[K]``.
@@ -289,6 +306,10 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
 
         Returns:
             What the wrapped optimizer's step returns.
+
+        Raises:
+            RuntimeError: ``GradScaler`` calls it with ``fused_step``.
+            ValueError: an option of a parameter group can no longer be fused.
         """
         evaluate = None if closure is None else lambda: self._evaluate(closure)
         if self.fused_step:

@@ -69,7 +69,7 @@ def test_grad_scaler_is_refused(unscale: bool) -> None:
     pair = Pair()
     before = copy.deepcopy(pair.model)
     amp = scaler()
-    pair.found.backward([amp.scale(loss) for loss in pair.model.losses(0)])  # type: ignore[operator, union-attr]
+    pair.found.backward([amp.scale(loss) for loss in pair.model.losses(0)])
     if unscale:
         amp.unscale_(pair.found)
     with pytest.raises(RuntimeError, match="fused_step: expected a step without GradScaler"):
@@ -93,7 +93,7 @@ def test_options_that_change() -> None:
     pair = Pair("adamw")
     pair.step(0)
     before, state = copy.deepcopy(pair.model), copy.deepcopy(pair.found.state_dict())
-    pair.found.backward(pair.model.losses(1))  # type: ignore[operator]
+    pair.found.backward(pair.model.losses(1))
     pair.found.param_groups[0]["differentiable"] = True
     with pytest.raises(ValueError, match="fused_step: expected differentiable=False"):
         pair.found.step()
@@ -102,7 +102,7 @@ def test_options_that_change() -> None:
     assert_same_state(pair.found.state_dict()["state"], state["state"])
     pair.found.step()  # the gradients are still there
     pair.expected.zero_grad()
-    pair.expected.backward(pair.twin.losses(1))  # type: ignore[operator]
+    pair.expected.backward(pair.twin.losses(1))
     pair.expected.step()
     pair.check()
 
@@ -111,9 +111,9 @@ def test_a_state_that_does_not_fit() -> None:
     pair = Pair("momentum")
     pair.step(0)
     before = copy.deepcopy(pair.model)
-    weight = pair.model.first.weight  # type: ignore[union-attr]
-    pair.found.state[weight]["momentum_buffer"] = torch.ones(2)  # type: ignore[index]
-    pair.found.backward(pair.model.losses(1))  # type: ignore[operator]
+    weight = pair.model.first.weight
+    pair.found.state[weight]["momentum_buffer"] = torch.ones(2)
+    pair.found.backward(pair.model.losses(1))
     with pytest.raises(ValueError, match=r"momentum_buffers\[0\]: expected"):
         pair.found.step()
     assert_same_params(pair.model, before)
