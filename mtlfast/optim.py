@@ -65,8 +65,9 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
         fused_step: make the combination part of ``step``: ``backward`` writes no ``grad``, and
             ``step`` reads task gradients, parameters and state and writes the latter two in one
             pass. For exactly ``torch.optim.SGD``, ``Adam`` and ``AdamW``, with the arithmetic of
-            their single-tensor code up to rounding; their state and ``state_dict`` are as ever,
-            so that it may be switched between runs. Between ``backward`` and ``step`` there is no
+            their single-tensor code up to rounding (16-bit numbers are rounded once, when they
+            are written); their state and ``state_dict`` are as ever, so that it may be switched
+            between runs. Between ``backward`` and ``step`` there is no
             ``grad`` to clip, to scale (``GradScaler`` is refused) or to clear by the model's
             ``zero_grad``: use ``max_grad_norm`` and this optimizer's ``zero_grad``. A ``grad``
             that other code has written is added, in a step that is not fused.

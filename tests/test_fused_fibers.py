@@ -15,7 +15,7 @@ from test_fused_kernels import Twins
 from mtlfast import MultiTaskOptimizer, fused_ops
 
 SIZES = (1, 31, 0, 256, 1023, 2050)
-MANY = (5, 300, 40, 1030, 2049, 9, 4100, 64)
+MANY = (5, 300, 40, 1030, 2049, 9, 64, 4100, *range(1, 40))  # more than there are blocks
 
 
 def stepped(
@@ -51,7 +51,7 @@ def test_a_removed_barrier_is_caught() -> None:
     fiber_gpu.barriers()
     stepped("adam", rows, capturable=True).check()
     sites = [site for site in fiber_gpu.barriers() if site[0].endswith("fused_step.h")]
-    assert len(sites) == 3
+    assert len(sites) == 2
     for file, line, _ in sites:
         caught = 0
         for order in fiber_gpu.ORDERS:

@@ -43,7 +43,6 @@ MTLFAST_DEVICE void fused_step(const Params& params) {
        k += kUpdateThreads) {
     near_weights[k] = params.weights[k];
   }
-  __syncthreads();
   const double* weight_of = num_tasks <= kNearWeights ? near_weights : params.weights;
   int known = -1;  // the tensor whose factors are in shared memory
 
@@ -62,7 +61,7 @@ MTLFAST_DEVICE void fused_step(const Params& params) {
         }
         shared_factors[0] = update_factors<Scalar>(params.update, count);
       }
-      __syncthreads();
+      __syncthreads();  // the first one is for the weights, too
       known = tensor;
     }
     const UpdateFactors<Scalar> factors = shared_factors[0];
