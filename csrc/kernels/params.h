@@ -117,35 +117,35 @@ struct ExcessParams {
   int first_row;
   int num_rows;     // at most kExcessRows
   bool accumulate;  // add to what is there
+};
 
-  constexpr int kUpdateThreads = 256;
+constexpr int kUpdateThreads = 256;
 
-  template <int kPayload>
-  struct UpdateParams {
-    TableParams<kPayload>
-        table;              // pointers K..: see fused_step.h; a null parameter: skip the tensor
-    const double* weights;  // [K]
-    Update update;
-    double count;  // of steps, this one included, where steps_here is not set
-    int num_tasks;
-    bool steps_here;  // the table says where the counts are
-    bool wide_steps;  // they are float64, not float32
-  };
+template <int kPayload>
+struct UpdateParams {
+  TableParams<kPayload> table;  // pointers K..: see fused_step.h; a null parameter: skip the tensor
+  const double* weights;        // [K]
+  Update update;
+  double count;  // of steps, this one included, where steps_here is not set
+  int num_tasks;
+  bool steps_here;  // the table says where the counts are
+  bool wide_steps;  // they are float64, not float32
+};
 
-  constexpr int kMaxOptions = 8;
+constexpr int kMaxOptions = 8;
 
-  struct SolveParams {
-    const double* gramian;  // as in SolveArgs, from here on
-    const double* losses;
-    const double* inputs;
-    const int64* order;
-    int64* rng;
-    double* state;
-    double* weights;
-    int* status;      // null: nobody asks
-    double* scratch;  // [K, K] and the solver's workspace; null: in shared memory
-    int num_tasks;
-    double options[kMaxOptions];
-  };
+struct SolveParams {
+  const double* gramian;  // as in SolveArgs, from here on
+  const double* losses;
+  const double* inputs;
+  const int64* order;
+  int64* rng;
+  double* state;
+  double* weights;
+  int* status;      // null: nobody asks
+  double* scratch;  // [K, K] and the solver's workspace; null: in shared memory
+  int num_tasks;
+  double options[kMaxOptions];
+};
 
 }  // namespace mtlfast
