@@ -11,6 +11,7 @@
 #include "cuda/bindings.h"
 #include "cuda/kernels.h"
 #include "cuda/launch.h"
+#include "fused.h"
 #include "targets.h"
 
 namespace mtlfast {
@@ -25,16 +26,6 @@ at::Tensor gramian(const py::object& task_grads) {
   double* data = out.mutable_data_ptr<double>();
   run_unlocked(plan, task_grads, [&] { cpu::gramian(plan, data); });
   return out;
-}
-
-at::Tensor check_weights(const at::Tensor& weights, const Plan& plan) {
-  check_plain(weights, "weights", plan.device);
-  if (weights.scalar_type() != at::kDouble || weights.dim() != 1 ||
-      weights.numel() != plan.num_tasks)
-    throw py::value_error("weights: expected [" + std::to_string(plan.num_tasks) +
-                          "] of Double, found " + c10::str(weights.sizes()) + " of " +
-                          c10::toString(weights.scalar_type()));
-  return weights.resolve_neg().contiguous();
 }
 
 Kernel combination(const Plan& plan, const at::Tensor& factors) {
@@ -130,6 +121,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
              py::arg("weights"), py::arg("accumulate"));
   define_columns(module);
   cuda::define(module);
+  define_fused(module);
   module.def("solve", &run_solver, py::arg("name"), py::arg("gramian"), py::arg("options"),
              py::arg("losses"), py::arg("inputs"), py::arg("order"), py::arg("rng"),
              py::arg("state"), py::arg("status"));

@@ -36,6 +36,17 @@ inline void check_tensor(const at::Tensor& tensor, const char* name, at::ScalarT
                           " on " + tensor.device().str());
 }
 
+// [K] float64 on the gradients' device, contiguous.
+inline at::Tensor check_weights(const at::Tensor& weights, const Plan& plan) {
+  check_plain(weights, "weights", plan.device);
+  if (weights.scalar_type() != at::kDouble || weights.dim() != 1 ||
+      weights.numel() != plan.num_tasks)
+    throw py::value_error("weights: expected [" + std::to_string(plan.num_tasks) +
+                          "] of Double, found " + c10::str(weights.sizes()) + " of " +
+                          c10::toString(weights.scalar_type()));
+  return weights.resolve_neg().contiguous();
+}
+
 // Runs work() without the interpreter's lock where it is long enough for another thread to care.
 template <class Work>
 void run_unlocked(Plan& plan, const py::handle& task_grads, Work work) {

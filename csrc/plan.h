@@ -75,6 +75,10 @@ void trimmed_mean(const Plan& plan, int trim, const std::vector<void*>& outs, bo
 // old, sums: [T, K], as rows; old null: zeros. out: [K].
 void excess(const Plan& plan, const std::vector<const void*>& old, const std::vector<void*>& sums,
             double* out);
+// factors: [T]; params: [T]; states: [T, kMaxUpdateStates].
+void update(const Plan& plan, const double* weights, UpdateRule rule,
+            const std::vector<UpdateFactors<double>>& factors, const std::vector<void*>& params,
+            const std::vector<void*>& states);
 }  // namespace cpu
 
 const KernelTable& kernels();      // the table in force

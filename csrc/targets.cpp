@@ -11,37 +11,6 @@
 namespace mtlfast {
 namespace {
 
-// Each tensor itself, or a dense stand-in that is copied over at the end.
-struct Targets {
-  std::vector<at::Tensor> tensors;    // [T]; undefined: no task reaches it
-  std::vector<at::Tensor> stand_ins;  // [T]; undefined: written in place
-  std::vector<void*> data;            // [T]
-
-  explicit Targets(int64_t count)
-      : tensors(static_cast<size_t>(count)),
-        stand_ins(static_cast<size_t>(count)),
-        data(static_cast<size_t>(count), nullptr) {}
-
-  void set(int64_t t, at::Tensor tensor, const at::Tensor& like) {
-    const bool in_place =
-        !tensor.is_neg() &&
-        ((tensor.is_contiguous() && like.is_contiguous()) ||
-         (tensor.strides() == like.strides() && tensor.is_non_overlapping_and_dense()));
-    if (!in_place) stand_ins[t] = at::empty_strided(like.sizes(), like.strides(), like.options());
-    data[t] = in_place ? tensor.mutable_data_ptr() : stand_ins[t].mutable_data_ptr();
-    tensors[t] = std::move(tensor);
-  }
-};
-
-// How messages call entry t of a list; the text is made only when one is needed.
-struct Name {
-  const char* list;
-  int64_t t;
-  const char* attribute;
-
-  operator std::string() const { return list + ("[" + std::to_string(t)) + "]" + attribute; }
-};
-
 void check_fits(const at::Tensor& tensor, const at::Tensor& like, const Name& entry) {
   if (is_plain(tensor, like.device()) && tensor.scalar_type() == like.scalar_type() &&
       tensor.sizes() == like.sizes())
@@ -54,7 +23,23 @@ void check_fits(const at::Tensor& tensor, const at::Tensor& like, const Name& en
                           c10::str(tensor.sizes()) + " of " + c10::toString(tensor.scalar_type()));
 }
 
-// Everything that could stop a write is found before the first one: a call writes all targets or none.
+void write(Plan& plan, const py::handle& task_grads, Targets& targets, bool accumulate,
+           const Kernel& kernel) {
+  if (accumulate) targets.fetch();
+  run_unlocked(plan, task_grads, [&] { kernel(targets.data, accumulate); });
+  targets.finish();
+}
+
+}  // namespace
+
+const at::Tensor& tensor_at(const py::list& list, const Name& name) {
+  PyObject* object = PyList_GET_ITEM(list.ptr(), name.t);
+  if (!THPVariable_Check(object))
+    throw py::type_error(std::string(name) + ": expected a tensor, found " +
+                         Py_TYPE(object)->tp_name);
+  return THPVariable_Unpack(object);
+}
+
 void check_target(const at::Tensor& out, const at::Tensor& like, const Name& entry) {
   check_fits(out, like, entry);
   if (at::has_internal_overlap(out) == at::MemOverlap::Yes)
@@ -69,22 +54,35 @@ void check_target(const at::Tensor& out, const at::Tensor& like, const Name& ent
                           ": expected a tensor to write in place, found an inference tensor");
 }
 
-void write(Plan& plan, const py::handle& task_grads, Targets& targets, bool accumulate,
-           const Kernel& kernel) {
-  if (accumulate)
-    for (int64_t t = 0; t < plan.num_tensors; ++t)
-      if (targets.stand_ins[t].defined()) targets.stand_ins[t].copy_(targets.tensors[t]);
-  run_unlocked(plan, task_grads, [&] { kernel(targets.data, accumulate); });
-  for (int64_t t = 0; t < plan.num_tensors; ++t) {
-    if (targets.stand_ins[t].defined()) {
-      targets.tensors[t].copy_(targets.stand_ins[t]);
-    } else if (targets.tensors[t].defined()) {
-      targets.tensors[t].unsafeGetTensorImpl()->bump_version();
+Targets::Targets(int64_t count)
+    : tensors(static_cast<size_t>(count)),
+      stand_ins(static_cast<size_t>(count)),
+      data(static_cast<size_t>(count), nullptr) {}
+
+void Targets::set(int64_t t, at::Tensor tensor, const at::Tensor& like) {
+  const bool in_place =
+      !tensor.is_neg() &&
+      ((tensor.is_contiguous() && like.is_contiguous()) ||
+       (tensor.strides() == like.strides() && tensor.is_non_overlapping_and_dense()));
+  if (!in_place) stand_ins[t] = at::empty_strided(like.sizes(), like.strides(), like.options());
+  data[t] = in_place ? tensor.mutable_data_ptr() : stand_ins[t].mutable_data_ptr();
+  tensors[t] = std::move(tensor);
+}
+
+void Targets::fetch() {
+  for (size_t t = 0; t < tensors.size(); ++t)
+    if (stand_ins[t].defined()) stand_ins[t].copy_(tensors[t]);
+}
+
+void Targets::finish() {
+  for (size_t t = 0; t < tensors.size(); ++t) {
+    if (stand_ins[t].defined()) {
+      tensors[t].copy_(stand_ins[t]);
+    } else if (tensors[t].defined()) {
+      tensors[t].unsafeGetTensorImpl()->bump_version();
     }
   }
 }
-
-}  // namespace
 
 py::list write_list(Plan& plan, const py::object& task_grads, const std::optional<py::list>& out,
                     const Kernel& kernel) {
@@ -101,12 +99,9 @@ py::list write_list(Plan& plan, const py::object& task_grads, const std::optiona
       continue;
     }
     const Name name{"out", t, ""};
-    PyObject* object = PyList_GET_ITEM(out->ptr(), t);
-    if (!THPVariable_Check(object))
-      throw py::type_error(std::string(name) + ": expected a tensor, found " +
-                           Py_TYPE(object)->tp_name);
-    check_target(THPVariable_Unpack(object), *like, name);
-    targets.set(t, THPVariable_Unpack(object), *like);
+    const at::Tensor& target = tensor_at(*out, name);
+    check_target(target, *like, name);
+    targets.set(t, target, *like);
   }
   write(plan, task_grads, targets, false, kernel);
   if (out) return *out;
@@ -133,11 +128,7 @@ void write_grads(Plan& plan, const py::list& params, const py::object& task_grad
     const at::Tensor* like = plan.like[t];
     if (like == nullptr) continue;
     const Name name{"params", t, ""};
-    PyObject* object = PyList_GET_ITEM(params.ptr(), t);
-    if (!THPVariable_Check(object))
-      throw py::type_error(std::string(name) + ": expected a tensor, found " +
-                           Py_TYPE(object)->tp_name);
-    const at::Tensor& param = THPVariable_Unpack(object);
+    const at::Tensor& param = tensor_at(params, name);
     check_fits(param, *like, name);
     if (param.grad().defined()) {
       check_target(param.grad(), *like, Name{"params", t, ".grad"});

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtlfast import jacobian, ops
+from mtlfast import fused, jacobian, ops
 from mtlfast.diagnostics import StepInfo
 from mtlfast.jacobian import TaskGradients
 from mtlfast.losses import Losses, TaskLosses
@@ -62,13 +62,29 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
             does; "drop" that task from the step, decided on the device; or "raise"
             FloatingPointError before anything has changed, at the price of a synchronisation.
         task_names: K names for messages and ``last``; default: the keys of a dict of losses.
+        fused_step: make the combination part of ``step``: ``backward`` writes no ``grad``, and
+            ``step`` reads task gradients, parameters and state and writes the latter two in one
+            pass. For exactly ``torch.optim.SGD``, ``Adam`` and ``AdamW``, with the arithmetic of
+            their single-tensor code up to rounding (16-bit numbers are rounded once, when they
+            are written); their state and ``state_dict`` are as ever, so that it may be switched
+            between runs. Between ``backward`` and ``step`` there is no
+            ``grad`` to clip, to scale (``GradScaler`` is refused) or to clear by the model's
+            ``zero_grad``: use ``max_grad_norm`` and this optimizer's ``zero_grad``. A ``grad``
+            that other code has written is added, in a step that is not fused.
+        max_grad_norm: the largest norm of the gradient of all parameters, as
+            ``torch.nn.utils.clip_grad_norm_`` has it, computed from Gramians (``|Jᵀw|² = wᵀGw``)
+            and applied on the device; only with ``fused_step``. Where the tasks' gradients cancel
+            to a fraction ``f`` of their lengths, its relative error is that of the Gramian (see
+            :func:`mtlfast.ops.gramian`) over ``f²``.
 
     Attributes:
         last: what the last ``backward`` saw (:class:`mtlfast.diagnostics.StepInfo`); None before.
 
     Raises:
         TypeError: ``inner`` is no optimizer, or ``weighting`` neither a method nor a name.
-        ValueError: another argument has an unknown value.
+        ValueError: another argument has an unknown value, or the optimizer or the method cannot be
+            fused: another optimizer or a subclass, ``differentiable=True``, a method that combines
+            columns, or one whose joint backward writes ``grad``.
     """
 
     def __init__(
@@ -81,6 +97,8 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
         gramian_params: Iterable[Tensor] | None = None,
         nonfinite: str = "propagate",
         task_names: Sequence[str] | None = None,
+        fused_step: bool = False,
+        max_grad_norm: float | None = None,
     ) -> None:
         if not isinstance(inner, torch.optim.Optimizer) or isinstance(inner, MultiTaskOptimizer):
             raise TypeError(
@@ -104,6 +122,10 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
                 f"gramian_params: {type(self.weighting).__name__} compares all shared parameters "
                 f"and expected None, found {len(self._compared)}"
             )
+        self.fused_step = fused_step
+        self.max_grad_norm = fused.check_norm(max_grad_norm, fused_step)
+        if fused_step:
+            fused.check(inner, self.weighting, nonfinite)
         self._init_unsaved()
 
     def _init_unsaved(self) -> None:
@@ -115,6 +137,8 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
         self._optimizer_load_state_dict_pre_hooks = OrderedDict()
         self._optimizer_load_state_dict_post_hooks = OrderedDict()
         self._patch_step_function()
+        # GradScaler then leaves its checks to the step, which refuses: there is no grad to check.
+        self._step_supports_amp_scaling = self.fused_step
         self.last: StepInfo | None = None
         self._pending: Pending | None = None
         self._skip_counts: Tensor | None = None
@@ -127,6 +151,8 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
 
     def backward(self, losses: Losses, *other_batches: Losses, **inputs: Tensor) -> None:
         """Differentiates K losses and fills ``.grad`` with the balanced gradient.
+
+        With ``fused_step`` the gradient is left to :meth:`step`.
 
         Args:
             losses: K scalars of one step: a list, a tuple, a dict of names, or a tensor ``[K]``.
@@ -229,20 +255,31 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
             if kept is not None:
                 own = torch.where(kept_rows, own, 0.0)
                 weights = None if weights is None else torch.where(kept_rows, weights, 0.0)
-            own_grads = ops.combine(blocks.own, own)
-            step.begin()
-            if isinstance(method, ColumnWise):
-                method.combine_(blocks.shared_params, rows, accumulate=step.adds, **inputs)
-            else:
-                method.combine_(blocks.shared_params, rows, weights, accumulate=step.adds)
+            own_grads: list[Tensor | None] = []
+            if not self.fused_step:
+                own_grads = ops.combine(blocks.own, own)
+                step.begin()
+                if isinstance(method, ColumnWise):
+                    method.combine_(blocks.shared_params, rows, accumulate=step.adds, **inputs)
+                else:
+                    method.combine_(blocks.shared_params, rows, weights, accumulate=step.adds)
         except BaseException:
             if step is not None:
                 step.undo()
             method.restore(before)
             raise
-        for param, grad in zip(blocks.own_params, own_grads, strict=True):
+        for param, grad in zip(blocks.own_params, own_grads, strict=not self.fused_step):
             if grad is not None:
                 param.grad = grad if param.grad is None else param.grad.add_(grad)
+        if self.fused_step:
+            assert weights is not None
+            if step.calls == 1 and self._pending is not None:
+                self._pending.write()  # micro-batches that this one does not continue
+            # The Gramian is that of all shared parameters, unless some were chosen for it.
+            known = gramian if self._compared is None else None
+            shared_part = fused.Part(blocks.shared_params, rows, weights, known)
+            own_part = fused.Part(blocks.own_params, blocks.own, own)
+            step.update = fused.Update((shared_part, own_part))
         step.finish()
         self._pending = step
         if kept is not None:
@@ -270,14 +307,24 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
 
         Returns:
             What the wrapped optimizer's step returns.
+
+        Raises:
+            RuntimeError: ``GradScaler`` calls it with ``fused_step``.
+            ValueError: an option of a parameter group can no longer be fused.
         """
-        if closure is None:
+        evaluate = None if closure is None else lambda: self._evaluate(closure)
+        if self.fused_step:
+            result = fused.step(self, self.inner, self._update, self.max_grad_norm, evaluate)
+        elif evaluate is None:
             result = self.inner.step()
         else:
             # LBFGS takes a tensor, whatever the annotation of its closure says.
-            result = self.inner.step(lambda: self._evaluate(closure))  # type: ignore[arg-type, return-value]
+            result = self.inner.step(evaluate)  # type: ignore[arg-type]
         self._pending = self._step_weights = None
         return result
+
+    def _update(self) -> fused.Update | None:
+        return None if self._pending is None else self._pending.update
 
     def _evaluate(self, closure: Callable[[], Any]) -> Tensor:
         with torch.enable_grad():
@@ -303,11 +350,12 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
             self.weighting.restore(self._pending.state)
             return self._pending.plus(task_grads, losses)
         self.weighting.prepare(losses.device)
+        grads = [param.grad for param in params]
         return Pending(
             params,
             task_grads,
             losses,
-            base=[None if p.grad is None else p.grad.clone() for p in params],
+            base=[None if g is None or self.fused_step else g.clone() for g in grads],
             state=self.weighting.snapshot(),
             skip_counts=self._skip_counts,
         )
@@ -448,8 +496,9 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or pickle carries; hooks and the step under way stay behind."""
-        kept = ("inner", "weighting", "engine", "nonfinite", "_task_names", "_shared", "_compared")
-        return {name: self.__dict__[name] for name in kept}
+        options = ("inner", "weighting", "engine", "nonfinite", "fused_step", "max_grad_norm")
+        read = ("_task_names", "_shared", "_compared")
+        return {name: self.__dict__[name] for name in options + read}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

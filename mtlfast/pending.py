@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mtlfast import jacobian
+from mtlfast import fused, jacobian
 from mtlfast.jacobian import TaskGradients
 from mtlfast.ops import TaskGrads
 from mtlfast.weighting import Weighting
@@ -142,6 +142,7 @@ class Pending:
         state: snapshot of the method before the step.
         skip_counts: how often each task was dropped before the step; None: never.
         calls: micro-batches so far.
+        update: what a fused step will do; None: ``backward`` has written ``grad``.
     """
 
     params: list[Tensor]
@@ -151,6 +152,7 @@ class Pending:
     state: dict[str, Any]
     skip_counts: Tensor | None
     calls: int = 1
+    update: fused.Update | None = None
     _before: list[Tensor | None] = field(default_factory=list)
     _written: Written = field(default_factory=lambda: Written([]))
 
@@ -180,6 +182,11 @@ class Pending:
         now = (~kept).long()
         before = self.skip_counts
         return now if before is None or before.shape != now.shape else before + now
+
+    def write(self) -> None:
+        """Writes to ``grad`` what a fused step would have used, as without one."""
+        if self.update is not None:
+            self.update.write()
 
     def begin(self) -> None:
         """Brings every ``grad`` back to what it was before the first micro-batch."""

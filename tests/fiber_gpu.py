@@ -20,7 +20,7 @@ from mtlfast import ops
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIM = ROOT / "tests" / "shim"
-GROUPS = ("GRAMIAN", "COMBINE", "COLUMNS", "SOLVE")
+GROUPS = ("GRAMIAN", "COMBINE", "COLUMNS", "SOLVE", "STEP")
 ORDERS = ("forward", "reverse", "shuffled")
 """Of the threads between two barriers, and of the blocks."""
 

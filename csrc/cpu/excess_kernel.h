@@ -22,13 +22,6 @@ struct Squares<double> {
   static constexpr double kLargest = 0x1.fffffffffffffp1023;
 };
 
-inline Vec square_root(Vec value) {
-  double lanes[kLanes];
-  store(lanes, value);
-  for (int i = 0; i < kLanes; ++i) lanes[i] = __builtin_sqrt(lanes[i]);
-  return load(lanes);
-}
-
 // One vector of columns: `sums` becomes the new sums, the return value is what they add to the excess.
 template <class T>
 inline Vec excess_step(Vec gradient, Vec& sums) {

@@ -5,8 +5,13 @@
 #include "gramian_kernel.h"
 #include "kernel_table.h"
 #include "trimmed_mean_kernel.h"
+#include "update_kernel.h"
 
 namespace mtlfast {
+
+#define MTLFAST_UPDATE(rule)                                                         \
+  {update_rows<float, rule>, update_rows<double, rule>, update_rows<bfloat16, rule>, \
+   update_rows<float16, rule>}
 
 #if defined(MTLFAST_ISA_avx512)
 #define MTLFAST_TABLE avx512_kernels
@@ -29,6 +34,8 @@ const KernelTable& MTLFAST_TABLE() {
       {trim_rows<float>, trim_rows<double>, trim_rows<bfloat16>, trim_rows<float16>},
       trim_scratch,
       {excess_row<float>, excess_row<double>, excess_row<bfloat16>, excess_row<float16>},
+      {MTLFAST_UPDATE(kSgd), MTLFAST_UPDATE(kSgdMomentum), MTLFAST_UPDATE(kAdam),
+       MTLFAST_UPDATE(kAdamMax)},
   };
   return table;
 }

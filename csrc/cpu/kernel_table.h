@@ -7,6 +7,8 @@
 
 #include <stdint.h>
 
+#include "../kernels/update.h"
+
 namespace mtlfast {
 
 enum ElementType : int {
@@ -55,6 +57,13 @@ struct KernelTable {
   // sums = old + g² (old null: zeros; both float32, for float64 gradients float64) and the sum of g² / sqrt(sums + 1e-7).
   double (*excess[kNumElementTypes])(const void* grad, const void* old, void* sums, int64_t begin,
                                      int64_t end, bool stream);
+
+  // An optimizer's update by the gradient Σ_k weights[k] · rows[k], which is not rounded on the way; num_rows may be 0.
+  // states: as many as the rule has.
+  void (*update[kNumUpdateRules][kNumElementTypes])(const UpdateFactors<double>& factors,
+                                                    const void* const* rows, const double* weights,
+                                                    int num_rows, void* param, void* const* states,
+                                                    int64_t begin, int64_t end);
 };
 
 const KernelTable& avx512_kernels();

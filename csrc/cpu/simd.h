@@ -100,6 +100,17 @@ inline Vec greater(Vec a, Vec b) {
 #endif
 }
 
+inline Vec square_root(Vec value) {
+#if defined(MTLFAST_ISA_avx512)
+  return (Vec)_mm512_maskz_sqrt_pd(0xff, (__m512d)value);
+#elif defined(MTLFAST_ISA_avx2)
+  return (Vec)_mm256_sqrt_pd((__m256d)value);
+#else
+  for (int i = 0; i < kLanes; ++i) value[i] = __builtin_sqrt(value[i]);
+  return value;
+#endif
+}
+
 // ---- half precision, in integer arithmetic where the CPU has no conversion ------------------------------
 
 inline FloatVec half_to_float(HalfVec half) {

@@ -30,6 +30,18 @@ void trimmed_mean(const Plan& plan, int trim, const std::vector<void*>& outs, bo
 void excess(const Plan& plan, const std::vector<const void*>& old, const std::vector<void*>& sums,
             double* out);
 
+// Counts of steps, each with this one included.
+struct StepCounts {
+  std::vector<double> counts;  // [T], on the host; empty: on the device, or there are none
+  std::vector<void*> at;       // [T], in the device's memory; empty: on the host, or there are none
+  bool wide = false;           // those in `at` are float64, not float32
+};
+
+// targets: [1 + S] lists of T pointers, of the parameters and the rule's states. lr_at and scale_at of the update are
+// in the device's memory.
+void update(const Plan& plan, const double* weights, const Update& update,
+            const std::vector<const std::vector<void*>*>& targets, const StepCounts& steps);
+
 // The solver's number in csrc/solvers/table.h; all pointers but the options are in the device's memory. `workspace`:
 // how many doubles it needs beside the [K, K] of its own.
 void solve(const at::Device& device, const std::string& kernel, const SolveArgs& args,

@@ -6,8 +6,6 @@
 
 namespace mtlfast {
 
-constexpr int kNearWeights = 128;  // in shared memory; more are read from where they are
-
 // A row whose weight is 0 is not read, so that its NaN or Inf does not come through. Rows are read four at a time: all
 // loads of a group are under way before the first is used.
 template <class T, class Params>

@@ -97,6 +97,25 @@ MTLFAST_KERNEL(mtlfast_advance, kWarp, 1, AdvanceParams, advance)
 }  // namespace mtlfast
 #endif
 
+#if defined(MTLFAST_GROUP_STEP)
+#include "fused_step.h"
+
+namespace mtlfast {
+
+#define MTLFAST_STEP(type, T, name, rule)                                                          \
+  MTLFAST_KERNEL(mtlfast_step_##name##_##type##_s, kUpdateThreads, 2, UpdateParams<kSmallPayload>, \
+                 (fused_step<T, rule>))                                                            \
+  MTLFAST_KERNEL(mtlfast_step_##name##_##type##_l, kUpdateThreads, 2, UpdateParams<kLargePayload>, \
+                 (fused_step<T, rule>))
+
+MTLFAST_FOR_TYPES(MTLFAST_STEP, sgd, kSgd)
+MTLFAST_FOR_TYPES(MTLFAST_STEP, momentum, kSgdMomentum)
+MTLFAST_FOR_TYPES(MTLFAST_STEP, adam, kAdam)
+MTLFAST_FOR_TYPES(MTLFAST_STEP, amsgrad, kAdamMax)
+
+}  // namespace mtlfast
+#endif
+
 #if defined(MTLFAST_GROUP_SOLVE)
 #include "../solvers/table.h"
 #include "solve.h"

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../solvers/lanes.h"
+#include "update.h"
 
 namespace mtlfast {
 
@@ -67,6 +68,7 @@ MTLFAST_HD constexpr int gramian_blocks(int rows, bool in_double) {
 }
 
 constexpr int kCombineThreads = 256;
+constexpr int kNearWeights = 128;  // in shared memory; more are read from where they are
 
 template <int kPayload>
 struct CombineParams {
@@ -115,6 +117,19 @@ struct ExcessParams {
   int first_row;
   int num_rows;     // at most kExcessRows
   bool accumulate;  // add to what is there
+};
+
+constexpr int kUpdateThreads = 256;
+
+template <int kPayload>
+struct UpdateParams {
+  TableParams<kPayload> table;  // pointers K..: see fused_step.h; a null parameter: skip the tensor
+  const double* weights;        // [K]
+  Update update;
+  double count;  // of steps, this one included, where steps_here is not set
+  int num_tasks;
+  bool steps_here;  // the table says where the counts are
+  bool wide_steps;  // they are float64, not float32
 };
 
 constexpr int kMaxOptions = 8;

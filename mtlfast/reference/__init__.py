@@ -36,6 +36,7 @@ from mtlfast.reference import (
 )
 from mtlfast.reference.columns import graddrop, graddrop_, trimmed_mean, trimmed_mean_
 from mtlfast.reference.excess_mtl import excess
+from mtlfast.reference.fused import adam_, sgd_
 from mtlfast.reference.multi_tensor import combine, combine_, gramian
 from mtlfast.reference.scaffold import Solver
 
@@ -78,12 +79,14 @@ SOLVERS: dict[str, Solver] = {
 
 __all__ = [
     "SOLVERS",
+    "adam_",
     "combine",
     "combine_",
     "excess",
     "graddrop",
     "graddrop_",
     "gramian",
+    "sgd_",
     "trimmed_mean",
     "trimmed_mean_",
 ]

@@ -34,7 +34,7 @@ def combine(
 ) -> list[Tensor | None]:
     """``d_t = Σ_k w_k g_kt``, rounded as torch rounds; see :func:`mtlfast.ops.combine`."""
     check(task_grads)
-    return write_list(task_grads, out, _weighted(task_grads, weights))
+    return write_list(task_grads, out, weighted(task_grads, weights))
 
 
 def combine_(
@@ -42,10 +42,11 @@ def combine_(
 ) -> None:
     """Writes :func:`combine` into ``p.grad``; see :func:`mtlfast.ops.combine_`."""
     check(task_grads)
-    write_grads(params, task_grads, accumulate, _weighted(task_grads, weights))
+    write_grads(params, task_grads, accumulate, weighted(task_grads, weights))
 
 
-def _weighted(task_grads: Rows, weights: Tensor) -> Result:
+def weighted(task_grads: Rows, weights: Tensor) -> Result:
+    """What :func:`combine` writes."""
     weights = weights.detach()
     check_weights(weights, len(task_grads))
 
