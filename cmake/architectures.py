@@ -1,7 +1,7 @@
 """Chooses the GPU architectures to compile for, and tells CMake as CUBINS=75;80 and PTX=80.
 
 Arguments: what ``nvcc --list-gpu-code`` prints, torch's architectures, and the wish: of the form
-"8.0;9.0+PTX", "80 90" or "sm_90", where an empty one stands for those that both nvcc and torch know.
+"8.0;9.0+PTX", "80 90" or "sm_90". An empty one stands for those that both nvcc and torch know.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Writes images.json: which architectures and kernels the compiled files hold.
 
-Arguments: the target, nvcc's version, and the files, <group>.sm_<N>.cubin or <group>.compute_<N>.ptx.
+Arguments: the target, nvcc's version, and the files: <group>.sm_<N>.cubin, <group>.compute_<N>.ptx.
 """
 
 from __future__ import annotations

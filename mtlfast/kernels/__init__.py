@@ -153,29 +153,36 @@ def _provide(name: str, index: int) -> bytes:
     return b"" if image is None else image(name)
 
 
-def describe() -> dict[str, Any]:
-    """What would run on the current GPU, and what there is to choose from.
-
-    Returns:
-        "setting"; "backend" and "reason" as in :class:`Source`; "compiled": the architectures, or
-        None; "nvrtc": the version of CuPy's, or None.
-    """
-    compiled = images.find()
-    backend, reason = "none", "torch finds no GPU"
+def current() -> tuple[str, str]:
+    """The backend for the current GPU and its reason; "none" where there is no GPU."""
     if _setting == "none":
-        reason = choose("none", 0).reason
-    elif torch.cuda.is_available():
+        found = choose("none", OLDEST_DEVICE)
+    elif not torch.cuda.is_available():
+        return "none", "torch finds no GPU"
+    else:
         try:
             found = source(torch.cuda.current_device())
-            backend, reason = found.backend, found.reason
         except ImportError as error:
-            reason = str(error)
+            return "none", str(error)
+    return found.backend, found.reason
+
+
+def describe() -> dict[str, Any]:
+    """What runs on the current GPU, and what there is to choose from.
+
+    Returns:
+        "setting"; "backend" and "reason" as :func:`current`; "compiled": the architectures, or
+        None; "nvrtc": the version of CuPy's, or None; "nvrtc_missing": why not, or None.
+    """
+    compiled = images.find()
+    backend, reason = current()
     return {
         "setting": _setting,
         "backend": backend,
         "reason": reason,
         "compiled": None if compiled is None else compiled.describe(),
         "nvrtc": nvrtc.version(),
+        "nvrtc_missing": nvrtc.missing(),
     }
 
 

@@ -108,7 +108,7 @@ def _compile(nvrtc: Any, name: str, options: list[str], machine_code: bool) -> b
         nvrtc.destroyProgram(program)
 
 
-# ---- The cache: a checksum, then the image. --------------------------------------------------------
+# ---- The cache: a checksum, then the image. ------------------------------------------------------
 
 
 def cache_folder() -> Path:

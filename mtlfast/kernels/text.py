@@ -56,7 +56,9 @@ def groups_of(name: str) -> list[str]:
     """
     start = "_".join(name.split("_")[:2])
     found = [
-        group for group, text in groups().items() if re.search(rf"\b{start}(_|\b)", text) is not None
+        group
+        for group, text in groups().items()
+        if re.search(rf"\b{start}(_|\b)", text) is not None
     ]
     if not found:
         raise KeyError(f"no group of csrc/kernels/instances.h has a kernel {name}")
