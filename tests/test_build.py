@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -41,7 +42,7 @@ def run(
 
 def copy_package(target: Path) -> Path:
     """Copies the Python files of the package, without its extension."""
-    ignored = shutil.ignore_patterns("*.so", "__pycache__")
+    ignored = shutil.ignore_patterns("*.so", "*.cubin", "*.ptx", "images.json", "__pycache__")
     return Path(shutil.copytree(ROOT / "mtlfast", target / "mtlfast", ignore=ignored))
 
 
@@ -135,6 +136,22 @@ def test_broken_extension_raises(tmp_path: Path, backend: str | None) -> None:
     assert process.returncode != 0
     assert "ImportError" in process.stderr
     assert "backend" not in process.stdout
+
+
+def test_broken_extension_and_the_doctor(tmp_path: Path) -> None:
+    package = copy_package(tmp_path)
+    (package / f"_C{SUFFIX}").write_bytes(b"\x7fELF, and then nothing that a loader knows")
+    doctor = """
+import runpy, sys
+sys.meta_path = [f for f in sys.meta_path if "editable" not in getattr(f, "__module__", "")]
+sys.argv = ["mtlfast", "doctor"]
+runpy.run_module("mtlfast", run_name="__main__")
+"""
+    process = run(sys.executable, "-c", doctor, cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert process.returncode == 1
+    assert "Traceback" not in process.stderr
+    assert in_words(process).startswith("mtlfast doctor: mtlfast._C is installed and cannot be")
+    assert "pip install --no-build-isolation" in process.stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -305,6 +322,10 @@ runpy.run_path("setup.py", run_name="__main__")
         process = bare.execute("setup.py", "--quiet", "build", MTLFAST_NO_EXTENSION="1")
         assert process.returncode == 0, process.stderr
         assert list((bare.tree / "build").rglob("__init__.py"))
+        for folder in ("kernels", "solvers"):  # the text that is compiled at run time
+            (built,) = (bare.tree / "build").rglob(f"mtlfast/csrc/{folder}")
+            headers = {path.name for path in (ROOT / "csrc" / folder).glob("*.h")}
+            assert {path.name for path in built.iterdir()} == headers
 
     def test_sdist_needs_no_torch(self, bare: Bare) -> None:
         code = "from setuptools import build_meta; print(build_meta.build_sdist('out'))"
@@ -317,7 +338,7 @@ runpy.run_path("setup.py", run_name="__main__")
         assert {"LICENSE", "mtlfast/py.typed", "mtlfast/__init__.py"} <= names
         sources = {str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*.*")}
         assert sources <= names
-        assert not [name for name in names if name.endswith((".so", ".pyc"))]
+        assert not [name for name in names if name.endswith((".so", ".pyc", ".cubin", ".ptx"))]
 
 
 # ---- what CMake says of CUDA ---------------------------------------------------------------------
@@ -354,6 +375,7 @@ class TestCuda:
             ("12.8", None, "torch is built for CUDA 12.8 and no nvcc was found"),
             ("12.8", "13.0", "torch is built for CUDA 12.8 and"),
             ("13.0", "12.9", "install the CUDA 13 toolkit"),
+            ("12.0", "12.0", "is CUDA 12.0, and the kernels need 12.1 or newer"),
         ],
     )
     def test_a_missing_part(
@@ -391,4 +413,83 @@ class TestCuda:
     def test_wrong_setting(self, tmp_path: Path) -> None:
         code, said = self.decide("", tmp_path / "none", wanted="perhaps")
         assert code != 0
-        assert "expected auto, on or off, found 'perhaps'" in said
+        assert "expected auto, on, off or kernels, found 'perhaps'" in said
+
+    def test_kernels_for_a_cpu_build_of_torch(self, tmp_path: Path) -> None:
+        code, said = self.decide("", self.nvcc(tmp_path, "13.0"), wanted="kernels")
+        assert code == 0
+        assert "whatever torch is" in said
+        code, said = self.decide("", tmp_path / "none", wanted="kernels")
+        assert code != 0
+        assert "MTLFAST_CUDA=kernels, but no nvcc was found" in said
+
+
+NVCC = "sm_75 sm_80 sm_86 sm_90 sm_100 sm_110 sm_120"
+
+
+@needs_source_tree
+class TestArchitectures:
+    @pytest.mark.parametrize(
+        ("torch_says", "wanted", "answer"),
+        [
+            ("sm_70 sm_75 sm_80 sm_90a compute_90", "", "75;80;90 90"),
+            ("sm_75 sm_120 sm_130 compute_130", "", "75;120 120"),
+            ("", "", "75;80;86;90;100;120 120"),
+            ("sm_75", "8.0;9.0+PTX", "80;90 90"),
+            ("sm_75", "120 sm_90, 80", "80;90;120 "),
+        ],
+    )
+    def test_choice(self, torch_says: str, wanted: str, answer: str) -> None:
+        process = run(sys.executable, ROOT / "cmake/architectures.py", NVCC, torch_says, wanted)
+        cubins, ptx = answer.split(" ")
+        assert process.stdout == f"CUBINS={cubins}\nPTX={ptx}\n"
+
+    @pytest.mark.parametrize(
+        ("torch_says", "wanted", "sentence"),
+        [
+            ("", "Hopper", "expected architectures like 8.0, 90 or 12.0+PTX, found 'Hopper'"),
+            ("", "7.0", "this nvcc and the kernels know (75, 80, 86, 90, 100, 110, 120), found '7"),
+            ("", "8.7", "found '8.7'"),
+            ("sm_70 sm_130", "", "nothing in common from 75 on"),
+        ],
+    )
+    def test_sentences(self, torch_says: str, wanted: str, sentence: str) -> None:
+        process = run(sys.executable, ROOT / "cmake/architectures.py", NVCC, torch_says, wanted)
+        assert process.returncode != 0
+        assert "Traceback" not in process.stderr
+        assert sentence in in_words(process)
+
+
+@needs_source_tree
+class TestListOfImages:
+    @staticmethod
+    def make_list(folder: Path, **images: bytes) -> subprocess.CompletedProcess[str]:
+        paths = []
+        for name, content in images.items():
+            group, _, rest = name.partition("_")
+            path = folder / f"{group}.{rest}.{'cubin' if rest.startswith('sm') else 'ptx'}"
+            path.write_bytes(content)
+            paths.append(path)
+        program = ROOT / "cmake/list_images.py"
+        return run(sys.executable, program, folder / "images.json", "13.0", *paths)
+
+    CUBIN = b"\0.text.mtlfast_b\0.text.mtlfast_a\0.nv.info.mtlfast_a\0"
+    PTX = b".visible .entry mtlfast_a(\n.visible .entry mtlfast_b("
+
+    def test_names(self, tmp_path: Path) -> None:
+        process = self.make_list(
+            tmp_path, g_sm_90=self.CUBIN, g_sm_75=self.CUBIN, g_compute_90=self.PTX
+        )
+        assert process.returncode == 0, process.stderr
+        assert json.loads((tmp_path / "images.json").read_text()) == {
+            "nvcc": "13.0",
+            "cubins": [75, 90],
+            "ptx": 90,
+            "kernels": {"g": ["mtlfast_a", "mtlfast_b"]},
+        }
+
+    @pytest.mark.parametrize("other", [b"", b"\0.text.mtlfast_a\0"])
+    def test_a_kernel_is_missing(self, tmp_path: Path, other: bytes) -> None:
+        process = self.make_list(tmp_path, g_sm_75=self.CUBIN, g_sm_90=other)
+        assert process.returncode != 0
+        assert "g.sm_90.cubin: expected the kernels ['mtlfast_a', 'mtlfast_b']" in process.stderr
