@@ -2,6 +2,7 @@
 
     python tests/compile_kernels.py nvcc [ARCH ...]   all groups, warnings are errors, no spills
     python tests/compile_kernels.py nvrtc [ARCH]      one by one, as at run time with CuPy
+    python tests/compile_kernels.py images            nothing: looks into the installed package
 
 Architectures are ten times the compute capability. Two compilers run at a time.
 """
@@ -114,13 +115,37 @@ def run_nvrtc(arch: int) -> list[str]:
     return wrong if kept == len(names) else [*wrong, f"the cache holds {kept} files"]
 
 
+def check_images() -> list[str]:
+    """Every kernel must be in the package, for each of its architectures."""
+    from mtlfast.kernels import images
+
+    found = images.find()
+    if found is None:
+        return ["mtlfast was built without CUDA kernels"]
+    print(f"{found.folder}: {found.describe()}, nvcc {found.nvcc}")
+    wrong = []
+    for names in in_text().values():
+        for name in names:
+            for arch in found.cubins:
+                if name not in in_machine_code(found.image(name, arch)):
+                    wrong.append(f"{name} is missing for sm_{arch}")
+            if found.ptx and f".entry {name}(".encode() not in found.image(name, found.ptx + 10):
+                wrong.append(f"{name} is missing for compute_{found.ptx}")
+    return wrong
+
+
 def main(words: list[str]) -> int:
     """Runs one command line."""
-    if not words or words[0] not in ("nvcc", "nvrtc"):
-        sys.exit(__doc__)
     archs = [int(word) for word in words[1:]]
     start = time.monotonic()
-    wrong = run_nvcc(archs or list(ARCHS)) if words[0] == "nvcc" else run_nvrtc((archs or [90])[0])
+    if words[:1] == ["nvcc"]:
+        wrong = run_nvcc(archs or list(ARCHS))
+    elif words[:1] == ["nvrtc"]:
+        wrong = run_nvrtc(archs[0] if archs else 90)
+    elif words == ["images"]:
+        wrong = check_images()
+    else:
+        sys.exit(__doc__)
     print(f"{time.monotonic() - start:.0f} s in total")
     for message in wrong:
         print(message, file=sys.stderr)
