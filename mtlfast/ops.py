@@ -116,6 +116,26 @@ def use_isa(isa: str) -> Iterator[None]:
         native.force_isa(previous)
 
 
+@contextlib.contextmanager
+def use_sums(sums: str) -> Iterator[None]:
+    """Forces what CUDA kernels add the Gramian's products in, inside a ``with`` block.
+
+    Args:
+        sums: "float32", "float64", or "auto": by the size of the problem.
+
+    Raises:
+        ValueError: another word.
+    """
+    if _native is None:
+        yield
+        return
+    _native.cuda.force_sums(sums)
+    try:
+        yield
+    finally:
+        _native.cuda.force_sums("auto")
+
+
 def supported_isas() -> list[str]:
     """Instruction sets whose kernels this CPU can run, best first; empty without the extension."""
     return [] if _native is None else list(_native.supported_isas())

@@ -126,9 +126,11 @@ def check_images() -> list[str]:
     wrong = []
     for names in in_text().values():
         for name in names:
-            for arch in found.cubins:
-                if name not in in_machine_code(found.image(name, arch)):
-                    wrong.append(f"{name} is missing for sm_{arch}")
+            wrong += [
+                f"{name} is missing for sm_{arch}"
+                for arch in found.cubins
+                if name not in in_machine_code(found.image(name, arch))
+            ]
             if found.ptx and f".entry {name}(".encode() not in found.image(name, found.ptx + 10):
                 wrong.append(f"{name} is missing for compute_{found.ptx}")
     return wrong

@@ -44,6 +44,7 @@ def test_warm_up_loads_what_a_step_needs() -> None:
             for size in "sl":
                 assert launched[f"mtlfast_combine_{dtype}_{size}"] > 0
                 assert launched[f"mtlfast_gramian_{dtype}_k3_{size}"] > 0
+                assert launched[f"mtlfast_gramian_{dtype}x_k3_{size}"] > 0
         for name in ("mtlfast_upload", "mtlfast_solve_Pcgrad"):
             assert launched[name] > 0
         assert not [name for name in launched if "f64" in name]
