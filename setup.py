@@ -118,7 +118,13 @@ class CMakeBuild(build_ext):
         target.parent.mkdir(parents=True, exist_ok=True)
         suffix = sysconfig.get_config_var("EXT_SUFFIX")
         self.copy_file(str(build_dir / f"_C{suffix}"), str(target))
-        self.copy_images(build_dir / "kernels", target.parent / "kernels")
+        self.images = build_dir / "kernels"
+        self.copy_images(self.images, target.parent / "kernels")
+
+    def copy_extensions_to_source(self) -> None:
+        """What --inplace and editable installations call after the build."""
+        super().copy_extensions_to_source()
+        self.copy_images(self.images, ROOT / "mtlfast" / "kernels")
 
     def copy_images(self, built: Path, target: Path) -> None:
         """Puts the compiled CUDA kernels, if any, in the place of earlier ones."""
@@ -127,7 +133,7 @@ class CMakeBuild(build_ext):
                 old.unlink()
         if not (built / "images.json").exists():
             return
-        target.mkdir(exist_ok=True)
+        target.mkdir(parents=True, exist_ok=True)
         listed = json.loads((built / "images.json").read_text())
         kinds = [f"sm_{arch}.cubin" for arch in listed["cubins"]]
         kinds += [f"compute_{listed['ptx']}.ptx"] if listed["ptx"] else []
