@@ -14,7 +14,9 @@ from pathlib import Path
 def kernels(image: Path) -> list[str]:
     """The names of the kernels in machine code or PTX, in order."""
     data = image.read_bytes()
-    pattern = rb"\.entry (mtlfast_\w+)" if image.suffix == ".ptx" else rb"\0\.text\.(mtlfast_\w+)\0"
+    pattern = (
+        rb"\.entry (mtlfast_\w+)" if image.suffix == ".ptx" else rb"\0\.text\.(mtlfast_\w+)(?=\0)"
+    )
     return sorted({name.decode() for name in re.findall(pattern, data)})
 
 

@@ -34,4 +34,4 @@ def in_text() -> dict[str, list[str]]:
 
 def in_machine_code(image: bytes) -> list[str]:
     """The kernels of a cubin: each has a section of its own."""
-    return sorted({name.decode() for name in re.findall(rb"\0\.text\.(mtlfast_\w+)\0", image)})
+    return sorted({name.decode() for name in re.findall(rb"\0\.text\.(mtlfast_\w+)(?=\0)", image)})

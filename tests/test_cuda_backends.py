@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import warnings
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
@@ -239,6 +240,44 @@ def test_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     assert nvrtc.cache_folder() == Path("/somewhere/mtlfast")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert nvrtc.cache_folder() == Path.home() / ".cache" / "mtlfast"
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        (None, "CuPy is not installed"),
+        ("raise ImportError('libnvrtc.so.13: cannot open')", "cannot be loaded .libnvrtc.so.13"),
+        ("import no_such_part", "cannot be loaded .No module named 'no_such_part'"),
+        ("class nvrtc: getVersion = lambda: (11, 8)", "NVRTC is 11.8, older than 12.1"),
+        ("class nvrtc: getVersion = lambda: (12, 4)", ""),
+    ],
+)
+def test_what_cupy_lacks(
+    module: str | None, reason: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "cupy"]:
+        monkeypatch.delitem(sys.modules, name)
+    if module is None:
+        monkeypatch.setitem(sys.modules, "cupy", None)
+    else:
+        (tmp_path / "cupy").mkdir()
+        (tmp_path / "cupy" / "__init__.py").touch()
+        (tmp_path / "cupy" / "cuda.py").write_text(module)
+        monkeypatch.syspath_prepend(tmp_path)
+    nvrtc._probe.cache_clear()
+    try:
+        if reason:
+            assert re.search(reason, nvrtc.missing() or "")
+            assert nvrtc.version() is None
+            with pytest.raises(ImportError, match=r"pip install 'mtlfast\[cupy\]'"):
+                nvrtc.image(PCGRAD, 90)
+        else:
+            assert nvrtc.missing() is None
+            assert nvrtc.version() == "12.4"
+    finally:
+        nvrtc._probe.cache_clear()
+        for name in [name for name in sys.modules if name.split(".")[0] == "cupy"]:
+            del sys.modules[name]
 
 
 def test_nvrtc_of_cupy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

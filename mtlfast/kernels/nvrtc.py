@@ -32,10 +32,10 @@ _CHECKSUM_BYTES = 32
 def _probe() -> tuple[Any, str]:
     """CuPy's NVRTC and its version, or None and what is wrong."""
     try:
-        nvrtc = importlib.import_module("cupy.cuda.nvrtc")
+        nvrtc = importlib.import_module("cupy.cuda").nvrtc
         found = tuple(nvrtc.getVersion())
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] != "cupy":
+        if error.name != "cupy":
             return None, f"CuPy is installed and cannot be loaded ({error})"
         return None, "CuPy is not installed"
     except Exception as error:  # a library that is missing is reported in several ways
