@@ -257,13 +257,11 @@ def test_what_cupy_lacks(
 ) -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == "cupy"]:
         monkeypatch.delitem(sys.modules, name)
-    if module is None:
-        monkeypatch.setitem(sys.modules, "cupy", None)
-    else:
-        (tmp_path / "cupy").mkdir()
-        (tmp_path / "cupy" / "__init__.py").touch()
-        (tmp_path / "cupy" / "cuda.py").write_text(module)
-        monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "cupy").mkdir()
+    absent = "raise ModuleNotFoundError(name='cupy')"
+    (tmp_path / "cupy" / "__init__.py").write_text(absent if module is None else "")
+    (tmp_path / "cupy" / "cuda.py").write_text(module or "")
+    monkeypatch.syspath_prepend(tmp_path)
     nvrtc._probe.cache_clear()
     try:
         if reason:
