@@ -120,6 +120,8 @@ def source(index: int) -> Source:
     """
     if torch.version.hip is not None:
         return Source("none", "this torch is built for ROCm, and the kernels are for CUDA")
+    if not torch.cuda.is_available():  # of a tensor that only pretends to be there
+        return Source("none", "torch finds no GPU")
     major, minor = torch.cuda.get_device_capability(index)
     return choose(_setting, 10 * major + minor)
 
@@ -157,11 +159,9 @@ def current() -> tuple[str, str]:
     """The backend for the current GPU and its reason; "none" where there is no GPU."""
     if _setting == "none":
         found = choose("none", OLDEST_DEVICE)
-    elif not torch.cuda.is_available():
-        return "none", "torch finds no GPU"
     else:
         try:
-            found = source(torch.cuda.current_device())
+            found = source(torch.cuda.current_device() if torch.cuda.is_available() else 0)
         except ImportError as error:
             return "none", str(error)
     return found.backend, found.reason
