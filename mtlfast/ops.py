@@ -354,13 +354,15 @@ def _require_native(argument: str) -> ModuleType:
 
 def _fall_back(what: str, tensor: Tensor) -> None:
     """Lets the reference do it, unless that is forbidden; slow CUDA is worth a warning."""
+    if _native is None or _backend == "reference":
+        return
     why = kernels.source(tensor.get_device()).reason if tensor.is_cuda else ""
     if _backend == "native":
         raise RuntimeError(
             f"MTLFAST_BACKEND: 'native' forbids the reference, and there is no kernel for {what} "
             f"on {tensor.device}" + (f": {why}" if why else "")
         )
-    if _native is not None and tensor.is_cuda and kernels.setting() == "auto":
+    if tensor.is_cuda and kernels.setting() == "auto":
         _warn_of_slow_cuda(str(tensor.device), why)
 
 

@@ -171,6 +171,11 @@ def test_gradients_on_a_gpu_without_kernels(
     monkeypatch.setattr(kernels, "_setting", "cupy")
     with pytest.raises(ImportError, match="MTLFAST_CUDA_BACKEND: 'cupy' was asked for"):
         ops.gramian(on_cuda)
+    solvers: Any = reference.SOLVERS
+    monkeypatch.setitem(solvers, "pcgrad", lambda *_: ("reference", 0))
+    with ops.use_backend("reference"):
+        assert answer(on_cuda) == "reference"
+        assert ops.solve("pcgrad", on_cuda[0][0]) == "reference"
 
 
 def test_describe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, native: Any) -> None:
