@@ -49,17 +49,13 @@ def groups() -> dict[str, str]:
 
 
 def groups_of(name: str) -> list[str]:
-    """The groups that may define a kernel: those that have names with the same second word.
+    """The groups that may define a kernel: those whose text has the second word of its name.
 
     Raises:
         KeyError: there is none.
     """
-    start = "_".join(name.split("_")[:2])
-    found = [
-        group
-        for group, text in groups().items()
-        if re.search(rf"\b{start}(_|\b)", text) is not None
-    ]
+    word = re.escape(name.split("_")[1])
+    found = [group for group, text in groups().items() if re.search(rf"(\b|_){word}(_|\b)", text)]
     if not found:
         raise KeyError(f"no group of csrc/kernels/instances.h has a kernel {name}")
     return found
