@@ -2,13 +2,15 @@
 
 Environment variables:
     MTLFAST_NO_EXTENSION=1  install the pure-Python package only.
-    MTLFAST_CUDA            auto (default), on or off: see cmake/cuda.cmake.
+    MTLFAST_CUDA            auto (default), on, off or kernels: see cmake/cuda.cmake.
+    MTLFAST_CUDA_ARCHS      GPU architectures, e.g. "8.0;9.0+PTX"; default: those of nvcc and torch.
     CXX, CXXFLAGS           compiler and further flags.
     CMAKE_ARGS              further arguments of the configure step, e.g. -DMTLFAST_WERROR=ON.
 """
 
 import hashlib
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -21,6 +23,7 @@ from pathlib import Path
 import setuptools
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 OLDEST_CMAKE = (3, 21)  # as in CMakeLists.txt
@@ -115,6 +118,42 @@ class CMakeBuild(build_ext):
         target.parent.mkdir(parents=True, exist_ok=True)
         suffix = sysconfig.get_config_var("EXT_SUFFIX")
         self.copy_file(str(build_dir / f"_C{suffix}"), str(target))
+        self.images = build_dir / "kernels"
+        self.copy_images(self.images, target.parent / "kernels")
+
+    def copy_extensions_to_source(self) -> None:
+        """What --inplace and editable installations call after the build."""
+        super().copy_extensions_to_source()
+        self.copy_images(self.images, ROOT / "mtlfast" / "kernels")
+
+    def copy_images(self, built: Path, target: Path) -> None:
+        """Puts the compiled CUDA kernels, if any, in the place of earlier ones."""
+        for pattern in ("*.cubin", "*.ptx", "images.json"):
+            for old in target.glob(pattern):
+                old.unlink()
+        if not (built / "images.json").exists():
+            return
+        target.mkdir(parents=True, exist_ok=True)
+        listed = json.loads((built / "images.json").read_text())
+        kinds = [f"sm_{arch}.cubin" for arch in listed["cubins"]]
+        kinds += [f"compute_{listed['ptx']}.ptx"] if listed["ptx"] else []
+        names = [f"{group}.{kind}" for group in listed["kernels"] for kind in kinds]
+        for name in (*names, "images.json"):
+            self.copy_file(str(built / name), str(target / name))
+
+
+class BuildPython(build_py):
+    """Adds the text of the CUDA kernels, which CuPy's NVRTC compiles at run time."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return
+        for folder in ("kernels", "solvers"):
+            target = Path(self.build_lib) / "mtlfast" / "csrc" / folder
+            target.mkdir(parents=True, exist_ok=True)
+            for header in sorted((ROOT / "csrc" / folder).glob("*.h")):
+                self.copy_file(str(header), str(target / header.name))
 
 
 if int(setuptools.__version__.split(".")[0]) < OLDEST_SETUPTOOLS:
@@ -125,5 +164,5 @@ if int(setuptools.__version__.split(".")[0]) < OLDEST_SETUPTOOLS:
 native = os.environ.get("MTLFAST_NO_EXTENSION", "") in ("", "0")
 setup(
     ext_modules=[Extension("mtlfast._C", sources=[])] if native else [],
-    cmdclass={"build_ext": CMakeBuild},
+    cmdclass={"build_ext": CMakeBuild, "build_py": BuildPython},
 )

@@ -48,9 +48,12 @@ def probe() -> dict[str, str]:
             )
         include_dirs.append(pybind11.get_include())
 
+    # torch.cuda.get_arch_list() answers only where there is a GPU; this, in every CUDA build.
+    archs = getattr(torch._C, "_cuda_getArchFlags", lambda: None)()
     return {
         "TORCH_VERSION": version,
         "TORCH_CUDA": torch.version.cuda or "",
+        "TORCH_ARCHS": archs or "",
         "TORCH_CXX11_ABI": str(int(torch.compiled_with_cxx11_abi())),
         "TORCH_LIB_DIR": os.path.join(root, "lib"),
         "INCLUDE_DIRS": "|".join(include_dirs),

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from mtlfast import ops
+from mtlfast import kernels, ops
 
 __all__ = ["describe", "examine"]
 
@@ -21,7 +21,8 @@ EXTRAS = {
     "demo": ("scikit-learn", "matplotlib", "tqdm"),
     "test": ("pytest", "pytest-benchmark", "hypothesis", "scipy"),
     "bench": ("torchjd",),
-    "cupy": ("cupy-cuda13x",),
+    "cupy": ("cupy-cuda13x", "nvidia-cuda-nvrtc"),
+    "cupy12": ("cupy-cuda12x", "nvidia-cuda-nvrtc-cu12"),
 }
 
 
@@ -34,7 +35,8 @@ def examine() -> dict[str, Any]:
         ``healthy``: whether the native backend runs.
     """
     backend = ops.describe()
-    backend.pop("cuda")  # reported with its details below
+    for key in ("cuda", "cuda_kernels", "cuda_reason"):
+        backend.pop(key)  # reported with their details below
     backend["self_test"] = _self_test()
     facts: dict[str, Any] = {
         "versions": {
@@ -70,6 +72,7 @@ def describe(facts: dict[str, Any]) -> str:
         ("threads", str(backend["threads"])),
         ("self-test", backend["self_test"]),
         ("CUDA", _cuda_line(cuda)),
+        ("kernels", _kernels_line(cuda)),
         *((name, found or "not found") for name, found in facts["tools"].items()),
     ]
     for extra, packages in facts["packages"].items():
@@ -112,6 +115,7 @@ def _cuda() -> dict[str, Any]:
         "devices": [torch.cuda.get_device_name(index) for index in devices],
         "driver": Path("/proc/driver/nvidia/version").exists(),
         "kernels": available and _has_gpu_kernels(),
+        "source": kernels.describe(),
     }
 
 
@@ -146,6 +150,11 @@ def _missing(facts: dict[str, Any]) -> list[dict[str, str]]:
         add(
             "There is an NVIDIA driver, but this torch is a CPU build.",
             f"{sys.executable} -m pip install --force-reinstall torch, then {_rebuild()}",
+        )
+    if cuda["available"] and not cuda["kernels"] and cuda["source"]["setting"] != "none":
+        add(
+            f"The GPU is balanced by the reference, which is slow: {cuda['source']['reason']}.",
+            "pip install 'mtlfast[cupy]'",
         )
     packages = facts["packages"]["demo"]
     absent = [package for package, version in packages.items() if version is None]
@@ -212,5 +221,18 @@ def _cuda_line(cuda: dict[str, Any]) -> str:
         return "no: this torch is a CPU build"
     if not cuda["available"]:
         return f"torch is built for CUDA {cuda['torch_built_for']}, but it finds no GPU"
-    runs = "mtlfast's CUDA kernels" if cuda["kernels"] else "the reference, in plain torch"
+    runs = "the reference, in plain torch"
+    if cuda["kernels"]:
+        runs = f"mtlfast's CUDA kernels ({cuda['source']['backend']})"
     return f"{', '.join(cuda['devices'])}; gradients there are balanced by {runs}"
+
+
+def _kernels_line(cuda: dict[str, Any]) -> str:
+    """Which CUDA kernels run and why, or what there would be for a GPU."""
+    source = cuda["source"]
+    asked = "" if source["setting"] == "auto" else f"MTLFAST_CUDA_BACKEND={source['setting']}; "
+    if cuda["available"]:
+        return f"{asked}{source['backend']}: {source['reason']}"
+    compiled = source["compiled"] or "none were compiled with this package"
+    cupy = f"CuPy's NVRTC {source['nvrtc']}" if source["nvrtc"] else source["nvrtc_missing"]
+    return f"{asked}{compiled}; {cupy}"

@@ -4,11 +4,13 @@ Environment, read when the package is imported:
     MTLFAST_BACKEND: "auto" (default: native where it can run), "native" (anything that would fall
         back raises) or "reference".
     MTLFAST_ISA: "auto" (default), "avx512", "avx2" or "baseline": the CPU kernels to run.
+    MTLFAST_CUDA_BACKEND: where the CUDA kernels come from, see :mod:`mtlfast.kernels`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import os
 import warnings
@@ -21,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from mtlfast import reference
+from mtlfast import kernels, reference
 from mtlfast.operators import tracing
 
 TaskGrads = Sequence[Sequence["Tensor | None"]]
@@ -114,6 +116,26 @@ def use_isa(isa: str) -> Iterator[None]:
         native.force_isa(previous)
 
 
+@contextlib.contextmanager
+def use_sums(sums: str) -> Iterator[None]:
+    """Forces what CUDA kernels add the Gramian's products in, inside a ``with`` block.
+
+    Args:
+        sums: "float32", "float64", or "auto": by the size of the problem.
+
+    Raises:
+        ValueError: another word.
+    """
+    if _native is None:
+        yield
+        return
+    _native.cuda.force_sums(sums)
+    try:
+        yield
+    finally:
+        _native.cuda.force_sums("auto")
+
+
 def supported_isas() -> list[str]:
     """Instruction sets whose kernels this CPU can run, best first; empty without the extension."""
     return [] if _native is None else list(_native.supported_isas())
@@ -132,10 +154,14 @@ def describe() -> dict[str, Any]:
 
     Returns:
         A dict with the keys "mtlfast", "torch", "built_for_torch", "backend", "isa", "threads",
-        "cuda" and "reason" (None where the native code runs).
+        "cuda", "cuda_kernels" ("compiled", "cupy" or "none", for the current GPU), "cuda_reason"
+        (why) and "reason" (None where the native code runs).
     """
     native = _native if _backend != "reference" else None
     asked = "the reference was asked for" if _backend == "reference" else None
+    cuda_kernels, cuda_reason = "none", asked or _missing
+    if native is not None:
+        cuda_kernels, cuda_reason = kernels.current()
     return {
         "mtlfast": version(),
         "torch": torch.__version__,
@@ -144,6 +170,8 @@ def describe() -> dict[str, Any]:
         "isa": None if native is None else native.isa(),
         "threads": torch.get_num_threads(),
         "cuda": torch.cuda.is_available(),
+        "cuda_kernels": cuda_kernels,
+        "cuda_reason": cuda_reason,
         "reason": asked or _missing,
     }
 
@@ -257,13 +285,13 @@ def solve(
     if is_compiling() and tracing.is_traced((given,)):
         return tracing.solve(name, gramian, options, losses, inputs, order, rng, state, status)
     native = _native if _backend != "reference" else None
-    if native is not None and (given is None or given.is_cpu):
+    if native is not None and (given is None or _is_served(native, given)):
         weights: Tensor = native.solve(
             name, gramian, options, losses, inputs, order, rng, state, status
         )
         return weights
     if given is not None:
-        _forbid_fallback(f"a Gramian or losses on {given.device}")
+        _fall_back("a Gramian or losses", given)
     weights, outcome = reference.SOLVERS[name](gramian, options, losses, inputs, order, rng, state)
     if status is not None:
         status.fill_(outcome)
@@ -304,11 +332,18 @@ def route(task_grads: TaskGrads) -> ModuleType | None:
     for row in task_grads:
         for tensor in row:
             if tensor is not None:
-                if not isinstance(tensor, Tensor) or tensor.is_cpu:
+                if not isinstance(tensor, Tensor) or _is_served(_native, tensor):
                     return _native
-                _forbid_fallback(f"task gradients on {tensor.device}")
+                _fall_back("task gradients", tensor)
                 return None
     return _native
+
+
+def _is_served(native: ModuleType, tensor: Tensor) -> bool:
+    """Whether the extension has kernels for the tensor's device; ImportError as kernels.ready."""
+    if tensor.is_cpu:
+        return True
+    return tensor.is_cuda and kernels.ready(native.cuda, tensor.get_device())
 
 
 def _require_native(argument: str) -> ModuleType:
@@ -317,8 +352,25 @@ def _require_native(argument: str) -> ModuleType:
     return _native
 
 
-def _forbid_fallback(what: str) -> None:
+def _fall_back(what: str, tensor: Tensor) -> None:
+    """Lets the reference do it, unless that is forbidden; slow CUDA is worth a warning."""
+    if _native is None or _backend == "reference":
+        return
+    why = kernels.source(tensor.get_device()).reason if tensor.is_cuda else ""
     if _backend == "native":
         raise RuntimeError(
-            f"MTLFAST_BACKEND: 'native' forbids the reference, and there is no kernel for {what}"
+            f"MTLFAST_BACKEND: 'native' forbids the reference, and there is no kernel for {what} "
+            f"on {tensor.device}" + (f": {why}" if why else "")
         )
+    if tensor.is_cuda and kernels.setting() == "auto":
+        _warn_of_slow_cuda(str(tensor.device), why)
+
+
+@functools.cache
+def _warn_of_slow_cuda(device: str, why: str) -> None:
+    warnings.warn(
+        f"mtlfast balances gradients on {device} with its plain torch reference, which is slow: "
+        f"{why}. MTLFAST_CUDA_BACKEND=none says that this is meant.",
+        RuntimeWarning,
+        stacklevel=5,
+    )

@@ -118,6 +118,8 @@ def patient(**changes: Any) -> dict[str, Any]:
         "mtlfast": "1.2.3",
         "built_for_torch": torch.__version__,
         "cuda": False,
+        "cuda_kernels": "none",
+        "cuda_reason": "torch finds no GPU",
         "reason": None,
         **changes,
     }
@@ -162,12 +164,21 @@ def test_doctor_names_missing_packages_and_gpu(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, "EXTRAS", {"demo": ("no-such-package",)})
+    source = {
+        "setting": "auto",
+        "backend": "none",
+        "reason": "there are no kernels",
+        "compiled": None,
+        "nvrtc": None,
+        "nvrtc_missing": "CuPy is not installed",
+    }
     gpu: dict[str, Any] = {
         "torch_built_for": "13.0",
         "available": True,
         "devices": ["GPU 0"],
         "driver": True,
         "kernels": False,
+        "source": source,
     }
     monkeypatch.setattr(doctor, "_cuda", lambda: gpu)
     main(["doctor"])
@@ -175,6 +186,22 @@ def test_doctor_names_missing_packages_and_gpu(
     assert "no-such-package (missing)" in text
     assert "pip install 'mtlfast[demo]'" in text
     assert "GPU 0; gradients there are balanced by the reference" in text
+    assert "none: there are no kernels" in text
+    assert "balanced by the reference, which is slow: there are no kernels." in text
+    assert "pip install 'mtlfast[cupy]'" in text
+
+    source.update(setting="compiled", backend="compiled", reason="the package has sm_90.cubin")
+    gpu["kernels"] = True
+    main(["doctor"])
+    text = capsys.readouterr().out
+    assert "GPU 0; gradients there are balanced by mtlfast's CUDA kernels (compiled)" in text
+    assert "MTLFAST_CUDA_BACKEND=compiled; compiled: the package has sm_90.cubin" in text
+    assert "which is slow" not in text
+
+    source.update(setting="auto", compiled="sm_80, PTX for compute_80")
+    gpu.update(available=False, kernels=False)
+    main(["doctor"])
+    assert "sm_80, PTX for compute_80; CuPy is not installed" in capsys.readouterr().out
 
     gpu.update(torch_built_for=None, available=False, devices=[])
     main(["doctor"])

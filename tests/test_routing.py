@@ -108,6 +108,8 @@ def test_describe() -> None:
         "isa",
         "threads",
         "cuda",
+        "cuda_kernels",
+        "cuda_reason",
         "reason",
     }
     assert described["torch"] == torch.__version__

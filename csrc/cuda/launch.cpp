@@ -111,6 +111,10 @@ const Kernel& Place::kernel(const std::string& name, int threads, int shared_byt
   DeviceState& device = device_state(device_);
   const auto known = device.kernels.find(name);
   if (known != device.kernels.end()) return known->second.kernel;
+  if (capturing())
+    throw std::runtime_error("CUDA: the kernel " + name +
+                             " is not loaded yet, and a graph that is being captured forbids it; "
+                             "run one step before the capture, or mtlfast.cuda.warm_up()");
   KernelState fresh;
   fresh.kernel.function = find_function(device, ordinal(device_), name);
   constexpr int kDefaultSharedBytes = 48 * 1024;

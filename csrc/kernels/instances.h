@@ -74,20 +74,31 @@ MTLFAST_KERNEL(mtlfast_upload, 256, 1, UploadParams, upload)
 
 namespace mtlfast {
 
-// `blocks` as many as leave every instance enough registers.
+// `blocks` as many as leave every instance enough registers, which ptxas counts out differently for every GPU.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr int kGradDropBlocks = 2;
+#else
+constexpr int kGradDropBlocks = 3;
+#endif
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr int kExcessBlocks = 3;
+#else
+constexpr int kExcessBlocks = 4;
+#endif
 #define MTLFAST_COLUMNS(name, Params, blocks, ...)                                                 \
   MTLFAST_KERNEL(mtlfast_##name##_s, kColumnThreads, blocks, Params<kSmallPayload>, (__VA_ARGS__)) \
   MTLFAST_KERNEL(mtlfast_##name##_l, kColumnThreads, blocks, Params<kLargePayload>, (__VA_ARGS__))
 
-#define MTLFAST_GRADDROP(type, T, unused)                                 \
-  MTLFAST_COLUMNS(graddrop_##type, GradDropParams, 3, graddrop<T, false>) \
+#define MTLFAST_GRADDROP(type, T, unused)                                               \
+  MTLFAST_COLUMNS(graddrop_##type, GradDropParams, kGradDropBlocks, graddrop<T, false>) \
   MTLFAST_COLUMNS(leaky_graddrop_##type, GradDropParams, 2, graddrop<T, true>)
 #define MTLFAST_TRIM(type, T, unused)                                     \
   MTLFAST_COLUMNS(trim0_##type, TrimmedMeanParams, 3, trimmed_mean<T, 0>) \
   MTLFAST_COLUMNS(trim1_##type, TrimmedMeanParams, 3, trimmed_mean<T, 1>) \
   MTLFAST_COLUMNS(trim2_##type, TrimmedMeanParams, 2, trimmed_mean<T, 2>) \
   MTLFAST_COLUMNS(trim_any_##type, TrimmedMeanParams, 4, trimmed_mean_of_any<T>)
-#define MTLFAST_EXCESS(type, T, unused) MTLFAST_COLUMNS(excess_##type, ExcessParams, 4, excess<T>)
+#define MTLFAST_EXCESS(type, T, unused) \
+  MTLFAST_COLUMNS(excess_##type, ExcessParams, kExcessBlocks, excess<T>)
 
 MTLFAST_FOR_TYPES(MTLFAST_GRADDROP, )
 MTLFAST_FOR_TYPES(MTLFAST_TRIM, )

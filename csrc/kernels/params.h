@@ -63,6 +63,11 @@ struct GramianParams {
 MTLFAST_HD constexpr int gramian_threads(int rows) { return rows <= 8 ? 256 : 128; }
 // How many blocks of the loop's registers are to fit on a multiprocessor.
 MTLFAST_HD constexpr int gramian_blocks(int rows, bool in_double) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+  if (rows > 8) return 2;  // ptxas would spill a few registers
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+  if (rows == 4 && in_double) return 3;  // here too
+#endif
   if (rows <= 4) return 4;
   return rows <= 8 ? (in_double && rows > 6 ? 1 : 2) : 3;
 }

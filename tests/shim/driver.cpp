@@ -24,6 +24,11 @@ std::map<std::string, Kernel>& kernels() {
   return all;
 }
 
+bool& capturing() {
+  static bool yes = false;
+  return yes;
+}
+
 }  // namespace
 
 shim::Registered::Registered(const char* name, Kernel run) { kernels()[name] = run; }
@@ -89,9 +94,11 @@ int cuLaunchKernel(void* function, unsigned blocks, unsigned, unsigned, unsigned
 }
 
 int cuStreamIsCapturing(void*, int* status) {
-  *status = 0;
+  *status = capturing() ? 1 : 0;
   return kSuccess;
 }
+
+void shim_capture(int yes) { capturing() = yes != 0; }
 
 void shim_order(int order, unsigned seed) {
   shim::set_order(static_cast<shim::Order>(order), seed);
