@@ -150,6 +150,7 @@ def pytest(check: Check) -> list[str]:
     marked = "not cuda" if check.fibers else "cuda"
     # A warning of a library that is new here is no failure.
     options = ["-q", "-W", "default", "-p", "no:cacheprovider", "-m", marked]
+    options += ["-k", "fibers"] if check.fibers else []
     return [sys.executable, "-m", "pytest", *options, *files]
 
 
