@@ -18,12 +18,12 @@ BENCH_STAMP  := $(VENV)/.bench
 CXX_FILES      := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' 2>/dev/null)
 NATIVE_SOURCES := CMakeLists.txt setup.py $(wildcard cmake/*) $(shell find csrc -type f 2>/dev/null)
 
-.PHONY: help demo test peers bench lint format types docs build clean FORCE
+.PHONY: help demo test peers bench gpu-check lint format types docs build clean FORCE
 .DEFAULT_GOAL := help
 
 help: ## show this list
 	@echo "Targets (each sets up $(VENV) by itself):"
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo "Variables: TORCH=$(TORCH) PYTHON=$(PYTHON) VENV=$(VENV) ARGS= (passed on to demo, test and bench)"
 
 demo: $(NATIVE_STAMP) ## train MultiDigits with equal weights, PCGrad, CAGrad and GradNorm
@@ -37,6 +37,11 @@ peers: $(NATIVE_STAMP) $(BENCH_STAMP) ## compare with TorchJD and conflictfree
 
 bench: $(NATIVE_STAMP) $(BENCH_STAMP) ## run the benchmarks
 	@$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-quiet --quiet --out benchmarks/results/cpu.json $(ARGS)
+
+# With the Python at hand, whose torch knows the GPU: nothing is installed and no network is used.
+gpu-check: ## build, test, sanitize and measure on a GPU (OUT= PARTS= WHEELS= FIBERS=1)
+	@$(PYTHON) benchmarks/gpu_check.py --out '$(or $(OUT),build/gpu-check)' $(if $(PARTS),--parts '$(PARTS)') \
+	  $(if $(WHEELS),--wheels '$(WHEELS)') $(if $(filter-out 0,$(FIBERS)),--fibers) $(ARGS)
 
 lint: $(DEV_STAMP) ## check style: ruff and clang-format
 	@$(BIN)/ruff check .

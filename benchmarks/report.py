@@ -81,24 +81,25 @@ class Report:
         met_count = sum(r.met is True for r in targets)
         return [*lines, "", f"{met_count} of {len(targets)} targets met"]
 
-    def write(self, path: Path) -> None:
-        """Everything as JSON."""
+    def write(self, path: Path, **more: Any) -> None:
+        """Everything as JSON; ``more`` is added to what it says of the machine."""
         rows = [asdict(r) | {"met": r.met} for r in self.rows]
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1) + "\n")
+        where = environment() | more
+        path.write_text(json.dumps({"environment": where, "rows": rows}, indent=1) + "\n")
 
 
 def environment() -> dict[str, Any]:
     """Where and with what this was measured."""
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "commit": _git("rev-parse", "HEAD"),
+        "commit": _git("rev-parse", "HEAD") or os.environ.get("COMMIT"),
         "modified": bool(_git("status", "--porcelain", "--", "csrc", "mtlfast", "benchmarks")),
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
         "load_average": os.getloadavg(),
         "python": platform.python_version(),
-        "torchjd": _version("torchjd"),
+        "torchjd": version_of("torchjd"),
         "extension": _extension(),
         **ops.describe(),
     }
@@ -112,7 +113,7 @@ def _extension() -> str | None:
     return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()[:16]
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -15,9 +15,9 @@ LARGE = 10_000_000  # P: elements per task; far beyond the cache
 SMALL = 100_000  # P: within the cache, where overhead decides
 
 
-def tensor_sizes(total: int, seed: int = 0) -> list[int]:
-    """60 sizes over three decades, ``total`` elements together."""
-    shares = 10 ** np.random.default_rng(seed).uniform(0, 3, NUM_TENSORS)
+def tensor_sizes(total: int, seed: int = 0, num_tensors: int = NUM_TENSORS) -> list[int]:
+    """60 or another number of sizes over three decades, ``total`` elements together."""
+    shares = 10 ** np.random.default_rng(seed).uniform(0, 3, num_tensors)
     ends = np.rint(np.cumsum(shares) / shares.sum() * total).astype(int)
     return [int(size) for size in np.diff(ends, prepend=0)]
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtlfast import fused, jacobian, ops
+from mtlfast import capture, fused, jacobian, ops
 from mtlfast.diagnostics import StepInfo
 from mtlfast.jacobian import TaskGradients
 from mtlfast.losses import Losses, TaskLosses
@@ -283,8 +283,8 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
         step.finish()
         self._pending = step
         if kept is not None:
-            self._skip_counts = step.skipped(kept)
-            self._last_losses = losses
+            self._skip_counts = capture.carried(self._skip_counts, step.skipped(kept))
+            self._last_losses = capture.carried(self._last_losses, losses)
         status = method.status_flag()
         self.last = StepInfo(tasks.names, "stored", step.losses, weights, gramian, kept, status)
 
@@ -347,6 +347,12 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
         Another micro-batch takes the method back to before the step, of which it sees one.
         """
         if self._pending is not None and self._pending.continues(params, len(losses)):
+            if self.weighting.keeps_buffers and capture.under_way(losses):
+                raise RuntimeError(
+                    f"losses: expected one backward in a captured step of "
+                    f"{type(self.weighting).__name__}, whose buffers the first one has moved on, "
+                    f"found a second"
+                )
             self.weighting.restore(self._pending.state)
             return self._pending.plus(task_grads, losses)
         self.weighting.prepare(losses.device)
@@ -357,7 +363,7 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
             losses,
             base=[None if g is None or self.fused_step else g.clone() for g in grads],
             state=self.weighting.snapshot(),
-            skip_counts=self._skip_counts,
+            skip_counts=None if self._skip_counts is None else self._skip_counts.clone(),
         )
 
     def _finite(

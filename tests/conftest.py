@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from devices import on_device
 from line_job import LineTrial
 
 from mtlfast import jobs
@@ -31,3 +32,17 @@ def line_job() -> Iterator[type[Job]]:
 
     yield Line
     del jobs.REGISTRY["line"]
+
+
+@pytest.fixture(params=["fibers", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """Fibers on the CPU, and a GPU where there is one: the same test on both."""
+    with on_device(request.param) as found:
+        yield found
+
+
+@pytest.fixture
+def gpu() -> Iterator[torch.device]:
+    """A GPU, for what fibers cannot show; such a test is marked ``cuda``."""
+    with on_device("cuda") as found:
+        yield found

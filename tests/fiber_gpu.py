@@ -87,6 +87,20 @@ def fibers(order: str = "forward", seed: int = 0, sums: str = "auto") -> Iterato
         native.simulate("")
 
 
+@contextlib.contextmanager
+def paused() -> Iterator[None]:
+    """Inside the block CPU tensors are the CPU's again; changes nothing outside :func:`fibers`."""
+    native = _native()
+    if not native.simulated():
+        yield
+        return
+    native.simulate("")
+    try:
+        yield
+    finally:
+        native.simulate(library()._name)
+
+
 def launches() -> dict[str, int]:
     """How often each kernel was launched in this :func:`fibers` block."""
     return dict(_native().launch_counts())

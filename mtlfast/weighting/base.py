@@ -223,10 +223,18 @@ class Weighting(ABC):
         return {key: self._kept(key, value) for key, value in vars(self).items()}
 
     def restore(self, snapshot: dict[str, Any]) -> None:
-        """Goes back to a :meth:`snapshot` of this weighting, which may be used again."""
+        """Goes back to a :meth:`snapshot` of this weighting, which may be used again.
+
+        The state stays in its place: a captured graph reads and writes it there.
+        """
+        before = {key: vars(self).get(key) for key in ("_state", "_rng", "_status")}
         vars(self).clear()
         for key, value in snapshot.items():
-            setattr(self, key, self._kept(key, value))
+            place: Any = before.get(key)
+            if _fits(place, value):
+                setattr(self, key, place.copy_(value))
+            else:
+                setattr(self, key, self._kept(key, value))
 
     def reset(self) -> None:
         """Forgets the state, as if the weighting were new: the next call is the first."""
@@ -383,6 +391,13 @@ class Weighting(ABC):
                 f"found None"
             )
         return rows // batches, gramian.device
+
+
+def _fits(place: object, value: object) -> bool:
+    """Whether a value can be written to where another lies."""
+    if not isinstance(place, Tensor) or not isinstance(value, Tensor):
+        return False
+    return place.shape == value.shape and place.device == value.device
 
 
 def get(weighting: str | Weighting, /, **options: Any) -> Weighting:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
+from mtlfast import capture
 from mtlfast.ops import TaskGrads
 from mtlfast.weighting import checks, layout
 from mtlfast.weighting.base import Weighting
@@ -25,7 +26,8 @@ class Buffered(Weighting):
     :meth:`transform` takes the old rows from :meth:`_previous`, makes new ones of them and hands
     those to :meth:`_arrive`; when the step's solver has spoken, :meth:`_settle` keeps the new rows,
     or the old ones where NaN or Inf came in. Old rows are never written to: a snapshot, and with it
-    every way back after an error, holds them by reference.
+    every way back after an error, holds them by reference. Only a CUDA graph writes to them, at the
+    end of the one ``backward`` of its step, so that the next replay finds them there.
 
     Column t of the task gradients is the same parameter in every step. One that no task reaches in
     a step is None in all K rows: its buffers wait. New parameters stand behind the known ones.
@@ -156,7 +158,7 @@ class Buffered(Weighting):
 
 
 def _newer(new: Tensor | None, old: Tensor | None) -> Tensor | None:
-    return old if new is None else new
+    return old if new is None else capture.carried(old, new)
 
 
 def _on_host(flag: Tensor) -> bool:

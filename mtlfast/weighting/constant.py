@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from mtlfast.weighting import checks
+from mtlfast.weighting import checks, per_task
 from mtlfast.weighting.base import Call, Weighting
 
 
@@ -43,9 +42,6 @@ class Constant(Weighting):
         self.weights = [checks.number(f"weights[{i}]", value) for i, value in enumerate(values)]
 
     def _weights(self, call: Call) -> Tensor:
-        if call.num_tasks != len(self.weights):
-            raise ValueError(
-                f"weights: expected one number for each of the {call.num_tasks} tasks, "
-                f"found {len(self.weights)}"
-            )
-        return torch.tensor(self.weights, dtype=torch.float64, device=call.device)
+        found = per_task.vector("weights", self.weights, call.num_tasks, call.device)
+        assert found is not None  # weights are no None
+        return found.clone()  # the caller's own
