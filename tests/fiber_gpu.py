@@ -20,7 +20,17 @@ from mtlfast import ops
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIM = ROOT / "tests" / "shim"
-GROUPS = ("GRAMIAN", "COMBINE", "COLUMNS", "SOLVE", "STEP")
+GROUPS = (
+    "GRAMIAN",
+    "TILES",
+    "TILES_16",
+    "TILES_EXACT",
+    "TILES_EXACT_16",
+    "COMBINE",
+    "COLUMNS",
+    "SOLVE",
+    "STEP",
+)
 ORDERS = ("forward", "reverse", "shuffled")
 """Of the threads between two barriers, and of the blocks."""
 

@@ -1,0 +1,364 @@
+// The Gramian of more tasks than one thread can hold the triangle of: by tensor cores, out of registers.
+//
+// Both operands of every product are rows of the same gradients, and the order of the columns is free (see mma.h). So
+// lane 4 g + t loads 16 bytes of the rows g, g + 8, g + 16, ... straight from memory, and these registers are the
+// fragments of both operands: nothing is staged in shared memory, and warps do not wait for each other.
+//
+// float32 is split in two tf32 numbers, x = high + low; high high + high low + low high leaves an error of 4e-8. Tensor
+// cores do not round but cut off what they add, which always makes a sum of squares smaller: by 1e-6 after 16 additions.
+// So each step along the columns starts from zero, is cut off once where it matters (small products come first), and is
+// added in float32 with rounding: at most 2 kStepsPerLane of those make one sum before it moves on to float64. All told
+// squares come out 1e-7 to 2e-7 too small, by a model of the tensor cores of sm_80 and sm_90 that cuts off what lies
+// under the last 1 or 2 bits of the largest term.
+#pragma once
+
+#include "gramian.h"
+#include "mma.h"
+#include "team_sum.h"
+
+namespace mtlfast {
+
+// Which tiles a block has: rows in groups [0, kLeft), columns in groups [kFirstRight, kGroups), without what is wholly
+// under the diagonal.
+template <int kRowGroups>
+struct Triangle {
+  static constexpr int kGroups = kRowGroups;
+  static constexpr int kLeft = kRowGroups;
+  static constexpr int kFirstRight = 0;
+};
+struct Pair {
+  static constexpr int kGroups = 2 * kPairGroups;
+  static constexpr int kLeft = kPairGroups;
+  static constexpr int kFirstRight = kPairGroups;
+};
+
+// Where a block's rows lie among the tasks: those of the first kPairGroups groups, and the others.
+struct Section {
+  int left;
+  int right;
+
+  MTLFAST_DEVICE int task(int row) const {
+    return row < kPairRows ? left + row : right + row - kPairRows;
+  }
+};
+
+// The sums of a block. Sum number 32 e + lane is the lane's entry e: number e % (2 height) of tile e / (2 height).
+template <class Sum, class Shape>
+struct Tiles {
+  static constexpr int kHeight = tile_height(sizeof(Sum) == 8);  // groups
+  static constexpr int kPerTile = 2 * kHeight;  // entries that a lane has of one tile
+  static constexpr int kSums =
+      Shape::kFirstRight == 0 ? triangle_sums(Shape::kGroups, kHeight) : pair_sums();
+  static constexpr int kEntries = kSums / kWarp;
+
+  // Calls visit(tile, i, j) with the groups where each tile begins.
+  template <class Visit>
+  static MTLFAST_DEVICE void for_each(Visit visit) {
+    int tile = 0;
+#pragma unroll
+    for (int i = 0; i < Shape::kLeft; i += kHeight) {
+#pragma unroll
+      for (int j = i < Shape::kFirstRight ? Shape::kFirstRight : i; j < Shape::kGroups; ++j) {
+        visit(tile++, i, j);
+      }
+    }
+  }
+
+  // Row and column of a sum.
+  static MTLFAST_DEVICE void find(int sum, int* row, int* column) {
+    const int lane = sum % kWarp;
+    const int entry = sum / kWarp % kPerTile;
+    int tile = sum / kWarp / kPerTile;
+    int i = 0;
+    int j = 0;
+    for (;; i += kHeight) {
+      j = i < Shape::kFirstRight ? Shape::kFirstRight : i;
+      if (tile < Shape::kGroups - j) break;
+      tile -= Shape::kGroups - j;
+    }
+    *row = 8 * (i + entry / 2) + lane / 4;
+    *column = 8 * (j + tile) + 2 * (lane % 4) + entry % 2;
+  }
+};
+
+// What one packet of each group's row adds to the sums.
+template <class T, class Sum, class Shape>
+struct Product {
+  static MTLFAST_DEVICE void add(const Packet* x, float* sums) {
+    constexpr int kLast = Shape::kGroups - 1;
+#pragma unroll
+    for (int first = 0; first < 4; first += 2) {
+      Tiles<float, Shape>::for_each([&](int tile, int i, int j) {
+        const uint32* top = x[i].words + first;
+        // The lower half of a tile at the end is nobody's.
+        const uint32* bottom = x[i < kLast ? i + 1 : i].words + first;
+        const uint32 a[4] = {top[0], bottom[0], top[1], bottom[1]};
+        const uint32 b[2] = {x[j].words[first], x[j].words[first + 1]};
+        const float zero[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+        float part[4];
+        mma_16<T>(part, a, b, zero);
+#pragma unroll
+        for (int e = 0; e < 4; ++e) sums[4 * tile + e] += part[e];
+      });
+    }
+  }
+};
+
+template <class Shape>
+struct Product<float, float, Shape> {
+  static MTLFAST_DEVICE void add(const Packet* x, float* sums) {
+    constexpr int kGroups = Shape::kGroups;
+    constexpr int kLast = kGroups - 1;
+#pragma unroll
+    for (int first = 0; first < 4; first += 2) {
+      uint32 high[kGroups][2];
+      uint32 low[kGroups][2];
+#pragma unroll
+      for (int r = 0; r < kGroups; ++r) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const uint32 bits = x[r].words[first + e];
+          // Rounded, away from zero in the middle: then the signs of `low` are no function of those of x, and low low,
+          // which is left out, and what the tensor core does not read of `low`, are small or cancel out.
+          high[r][e] = (bits + 0x1000u) & 0xffffe000u;
+          low[r][e] = __float_as_uint(__uint_as_float(bits) - __uint_as_float(high[r][e]));
+        }
+      }
+      Tiles<float, Shape>::for_each([&](int tile, int i, int j) {
+        const int below = i < kLast ? i + 1 : i;
+        const uint32 a_high[4] = {high[i][0], high[below][0], high[i][1], high[below][1]};
+        const uint32 a_low[4] = {low[i][0], low[below][0], low[i][1], low[below][1]};
+        const float zero[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+        float small[4];
+        float smaller[4];
+        float part[4];
+        mma_tf32(smaller, a_high, low[j], zero);
+        mma_tf32(small, a_low, high[j], smaller);
+        mma_tf32(part, a_high, high[j], small);
+#pragma unroll
+        for (int e = 0; e < 4; ++e) sums[4 * tile + e] += part[e];
+      });
+    }
+  }
+};
+
+// In float64, where the products of narrower numbers are exact.
+template <class T, class Shape>
+struct Product<T, double, Shape> {
+  static MTLFAST_DEVICE void add(const Packet* x, double* sums) {
+    constexpr int kGroups = Shape::kGroups;
+#pragma unroll
+    for (int e = 0; e < Vector<T>::kCount; ++e) {
+      double column[kGroups];
+#pragma unroll
+      for (int r = 0; r < kGroups; ++r) column[r] = element<T>(x[r], e);
+      Tiles<double, Shape>::for_each([&](int tile, int i, int j) {
+        double pair[2] = {sums[2 * tile], sums[2 * tile + 1]};
+        mma_f64(pair, column[i], column[j]);
+        sums[2 * tile] = pair[0];
+        sums[2 * tile + 1] = pair[1];
+      });
+    }
+  }
+};
+
+// What this warp reads of one chunk: steps of kColumns columns, every kWarps-th one. Columns are counted from the
+// beginning of the chunk.
+template <class T, class Shape>
+struct Stripe {
+  static constexpr int kGroups = Shape::kGroups;
+  static constexpr int kCount = Vector<T>::kCount;
+  static constexpr int kPackets = kGroups <= 3 ? 2 : 1;  // of a row, that are loaded together
+  static constexpr int kColumns = kPackets * 4 * kCount;
+  static constexpr int kStep = kTileThreads / kWarp * kColumns;
+
+  const T* rows[kGroups];  // from this lane's first column on
+  uint32 there;            // bit r: whether there is a row
+  int columns;
+  int in_packets;  // columns that may be loaded in packets
+
+  // Returns whether the warp has any row.
+  MTLFAST_DEVICE bool read(const Table& table, int tensor, const Section& section, int num_tasks,
+                           int64 begin, int64 end) {
+    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+    there = 0;
+#pragma unroll
+    for (int r = 0; r < kGroups; ++r) {
+      const int task = section.task(8 * r + lane / 4);
+      const T* row = task < num_tasks ? table.pointer<const T>(tensor, task) : nullptr;
+      if (row != nullptr) there |= 1u << r;
+      rows[r] = row + begin + lane % 4 * kCount;
+    }
+    columns = static_cast<int>(end - begin);
+    in_packets = table.aligned(tensor) ? columns : 0;
+    return __any_sync(kAllLanes, there != 0) != 0;
+  }
+
+  static MTLFAST_DEVICE int first_column() {
+    return static_cast<int>(threadIdx.x) / kWarp * kColumns;
+  }
+
+  // This lane's packets of the step at `column`: packet u begins (4 u + lane % 4) kCount columns from there.
+  MTLFAST_DEVICE void load(int column, Packet (&packets)[kPackets][kGroups]) const {
+    const bool whole = column + kColumns <= in_packets;
+#pragma unroll
+    for (int u = 0; u < kPackets; ++u) {
+      const int at = column + 4 * u * kCount;
+#pragma unroll
+      for (int r = 0; r < kGroups; ++r) {
+        const bool row = (there >> r & 1u) != 0;
+        packets[u][r] =
+            whole ? load_packet_if(row, rows[r] + at) : load_elements(row, rows[r] + at, at);
+      }
+    }
+  }
+
+  MTLFAST_DEVICE Packet load_elements(bool row, const T* elements, int at) const {
+    union {
+      Packet packet;
+      T values[kCount];
+    } both;
+    both.packet = Packet{{0, 0, 0, 0}};
+    const int left = columns - at - static_cast<int>(threadIdx.x) % 4 * kCount;
+#pragma unroll
+    for (int e = 0; e < kCount; ++e) {
+      if (row && e < left) both.values[e] = elements[e];
+    }
+    return both.packet;
+  }
+
+  // Calls visit(packets), by all lanes of the warp, for each step; the next one is on its way meanwhile.
+  template <class Visit>
+  MTLFAST_DEVICE void for_each_step(Visit visit) const {
+    int column = first_column();
+    if (column >= columns) return;
+    Packet next[kPackets][kGroups];
+    load(column, next);
+    for (; column < columns; column += kStep) {
+      Packet now[kPackets][kGroups];
+#pragma unroll
+      for (int u = 0; u < kPackets; ++u) {
+#pragma unroll
+        for (int r = 0; r < kGroups; ++r) now[u][r] = next[u][r];
+      }
+      if (column + kStep < columns) load(column + kStep, next);
+#pragma unroll
+      for (int u = 0; u < kPackets; ++u) visit(now[u]);
+    }
+  }
+};
+
+// Adds this warp's share of one chunk product by product in float64, as in gramian.h: each lane its own entries.
+template <class T, class Sum, class Shape, class Params>
+MTLFAST_DEVICE void add_tiles_exactly(const Params& params, Section section, int tensor,
+                                      int64 begin, int columns, double* own) {
+  typedef Stripe<T, Shape> Columns;
+  const Table table(params.table);
+  for (int entry = 0; entry < Tiles<Sum, Shape>::kEntries; ++entry) {
+    int row = 0;
+    int column = 0;
+    Tiles<Sum, Shape>::find(kWarp * entry + static_cast<int>(threadIdx.x) % kWarp, &row, &column);
+    const int i = section.task(row);
+    const int j = section.task(column);
+    if (i > j || j >= params.num_tasks) continue;
+    const T* left = table.pointer<const T>(tensor, i);
+    const T* right = table.pointer<const T>(tensor, j);
+    if (left == nullptr || right == nullptr) continue;
+    double sum = 0.0;
+    for (int step = Columns::first_column(); step < columns; step += Columns::kStep) {
+      for (int at = step; at < step + Columns::kColumns && at < columns; ++at) {
+        sum += static_cast<double>(widen(left[begin + at])) *
+               static_cast<double>(widen(right[begin + at]));
+      }
+    }
+    own[kWarp * entry] += sum;
+  }
+}
+
+template <class T, class Sum, class Shape, class Params>
+MTLFAST_DEVICE void gramian_section(const Params& params, const Section& section,
+                                    const Team& team) {
+  typedef Tiles<Sum, Shape> Tile;
+  constexpr int kGroups = Shape::kGroups;
+  constexpr int kWarps = kTileThreads / kWarp;
+  MTLFAST_DYNAMIC_SHARED(memory);
+  double* totals = reinterpret_cast<double*>(memory);
+  const Table table(params.table);
+  double* own = totals + threadIdx.x / kWarp * Tile::kSums + threadIdx.x % kWarp;
+  for (int entry = 0; entry < Tile::kEntries; ++entry) own[kWarp * entry] = 0.0;
+
+  const auto visit = [&](int tensor, int64 begin, int64 end) {
+    Stripe<T, Shape> stripe;
+    if (!stripe.read(table, tensor, section, params.num_tasks, begin, end)) return;
+    Sum sums[Tile::kEntries];
+    float largest[kGroups];
+#pragma unroll
+    for (int entry = 0; entry < Tile::kEntries; ++entry) sums[entry] = 0;
+#pragma unroll
+    for (int r = 0; r < kGroups; ++r) largest[r] = 0.0f;
+    stripe.for_each_step([&](const Packet* x) {
+      if constexpr (Guard<T, Sum>::kNeeded) {
+#pragma unroll
+        for (int r = 0; r < kGroups; ++r) {
+#pragma unroll
+          for (int e = 0; e < Vector<T>::kCount; ++e) {
+            largest[r] = fmaxf(largest[r], fabsf(element<T>(x[r], e)));
+          }
+        }
+      }
+      Product<T, Sum, Shape>::add(x, sums);
+    });
+
+    bool unsafe = false;
+#pragma unroll
+    for (int r = 0; r < kGroups; ++r) {
+      unsafe = unsafe || (largest[r] > 0.0f && largest[r] < kSmallestSafe);
+    }
+#pragma unroll
+    for (int entry = 0; entry < Tile::kEntries; ++entry) {
+      unsafe = unsafe || !is_safe(sums[entry]);
+    }
+    if (__any_sync(kAllLanes, unsafe) != 0) {
+      return add_tiles_exactly<T, Sum, Shape>(params, section, tensor, begin, stripe.columns, own);
+    }
+#pragma unroll
+    for (int entry = 0; entry < Tile::kEntries; ++entry) own[kWarp * entry] += sums[entry];
+  };
+  for_each_chunk(table, params.table.num_chunks, static_cast<uint32>(team.member),
+                 static_cast<uint32>(team.members), visit);
+
+  finish_team_sums(params.sums, team, totals, kWarps, Tile::kSums, [&](int sum, double total) {
+    int row = 0;
+    int column = 0;
+    Tile::find(sum, &row, &column);
+    const int i = section.task(row);
+    const int j = section.task(column);
+    if (i > j || j >= params.num_tasks) return;  // of both halves of G only one; and what fills up
+    double* upper = params.out + static_cast<int64>(i) * params.num_tasks + j;
+    if (params.accumulate) total += *upper;
+    *upper = total;
+    params.out[static_cast<int64>(j) * params.num_tasks + i] = total;
+  });
+}
+
+// Up to 8 kGroups tasks: every block has all of them, and some of the columns.
+template <class T, class Sum, int kGroups, class Params>
+MTLFAST_DEVICE void gramian_triangle(const Params& params) {
+  gramian_section<T, Sum, Triangle<kGroups>>(params, Section{0, kPairRows},
+                                             Team{0, blockIdx.x, gridDim.x});
+}
+
+// Any number of tasks: a team of blocks for each pair of kPairRows and kPairRows tasks. Blocks that run at the same time
+// work on the same columns, so that rows that belong to many pairs come from the L2 cache.
+template <class T, class Sum, class Params>
+MTLFAST_DEVICE void gramian_pairs(const Params& params) {
+  const uint32 pairs = static_cast<uint32>(pairs_of(params.num_tasks));
+  const int pair = static_cast<int>(blockIdx.x % pairs);
+  int right = 0;  // pair = right (right + 1) / 2 + left, left <= right
+  while ((right + 1) * (right + 2) / 2 <= pair) ++right;
+  const int left = pair - right * (right + 1) / 2;
+  gramian_section<T, Sum, Pair>(params, Section{kPairRows * left, kPairRows * right},
+                                Team{pair, blockIdx.x / pairs, gridDim.x / pairs});
+}
+
+}  // namespace mtlfast

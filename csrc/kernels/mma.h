@@ -1,0 +1,132 @@
+// Products of small matrices by a warp: one function for each tensor core instruction, D = A B + C.
+//
+// Lane 4 g + t (g < 8, t < 4) holds, as the PTX ISA lays out the fragments:
+//   m16n8k8 tf32: a = A[g][t], A[g + 8][t], A[g][t + 4], A[g + 8][t + 4]; b = B[t][g], B[t + 4][g];
+//                 c, d = C[g][2 t], C[g][2 t + 1], C[g + 8][2 t], C[g + 8][2 t + 1].
+//   m16n8k16 bf16, f16: the same with pairs of neighbours along k, the first one in the low half, in the place of the
+//                 single numbers.
+//   m8n8k4 f64:   a = A[g][t]; b = B[t][g]; c, d = C[g][2 t], C[g][2 t + 1].
+// A product does not change when the columns of A and the rows of B are permuted alike. For X Xᵀ, whose A and B are
+// both made of rows of X, the columns of X may therefore come in any order, as long as every lane of the same t brings
+// the same columns: only the rows have to be those above.
+//
+// Older GPUs than sm_80, and the fibers of the tests, do the same with shuffles.
+#pragma once
+
+#include "element.h"
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+#define MTLFAST_TENSOR_CORES 1
+#else
+#define MTLFAST_TENSOR_CORES 0
+#endif
+
+namespace mtlfast {
+
+#if MTLFAST_TENSOR_CORES
+
+// Of bfloat16 or float16.
+template <class T>
+MTLFAST_DEVICE void mma_16(float (&d)[4], const uint32 (&a)[4], const uint32 (&b)[2],
+                           const float (&c)[4]);
+
+#define MTLFAST_MMA(name, instruction)                                                            \
+  MTLFAST_DEVICE void name(float (&d)[4], const uint32(&a)[4], const uint32(&b)[2],               \
+                           const float (&c)[4]) {                                                 \
+    asm("mma.sync.aligned." instruction                                                           \
+        " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"                    \
+        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])                                          \
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]), \
+          "f"(c[2]), "f"(c[3]));                                                                  \
+  }
+
+MTLFAST_MMA(mma_tf32, "m16n8k8.row.col.f32.tf32.tf32.f32")
+template <>
+MTLFAST_MMA(mma_16<BFloat16>, "m16n8k16.row.col.f32.bf16.bf16.f32")
+template <>
+MTLFAST_MMA(mma_16<Float16>, "m16n8k16.row.col.f32.f16.f16.f32")
+
+MTLFAST_DEVICE void mma_f64(double (&d)[2], double a, double b) {
+  asm("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0, %1}, {%2}, {%3}, {%0, %1};"
+      : "+d"(d[0]), "+d"(d[1])
+      : "d"(a), "d"(b));
+}
+
+#else
+
+#if defined(MTLFAST_FIBERS)
+// As a tensor core adds: the sum of products and C is cut off, not rounded, to float32.
+typedef double Wide;
+MTLFAST_DEVICE float cut_off(double x) {
+  const float rounded = static_cast<float>(x);
+  if (!(fabs(static_cast<double>(rounded)) > fabs(x))) return rounded;
+  return __uint_as_float(__float_as_uint(rounded) - 1u);
+}
+#else
+typedef float Wide;
+MTLFAST_DEVICE float cut_off(float x) { return x; }
+#endif
+
+// `dot(a, b)`: the sum of the products of the numbers that two registers hold.
+template <class Dot>
+MTLFAST_DEVICE void mma_by_shuffles(float (&d)[4], const uint32 (&a)[4], const uint32 (&b)[2],
+                                    const float (&c)[4], Dot dot) {
+  const auto both = [](uint32 low, uint32 high) { return static_cast<uint64>(high) << 32 | low; };
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  Wide sums[4] = {c[0], c[1], c[2], c[3]};
+#pragma unroll
+  for (int t = 0; t < 4; ++t) {
+    uint64 rows[2];
+    uint64 columns[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      rows[half] = __shfl_sync(kAllLanes, both(a[half], a[half + 2]), lane / 4 * 4 + t);
+      columns[half] = __shfl_sync(kAllLanes, both(b[0], b[1]), (lane % 4 * 2 + half) * 4 + t);
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const uint64 x = rows[i / 2];
+      const uint64 y = columns[i % 2];
+      sums[i] += dot(static_cast<uint32>(x), static_cast<uint32>(y));
+      sums[i] += dot(static_cast<uint32>(x >> 32), static_cast<uint32>(y >> 32));
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) d[i] = cut_off(sums[i]);
+}
+
+// A tensor core reads the upper 19 bits of a tf32 number.
+MTLFAST_DEVICE Wide tf32(uint32 bits) { return __uint_as_float(bits & 0xffffe000u); }
+
+template <class T>
+MTLFAST_DEVICE Wide dot_pair(uint32 a, uint32 b) {
+  const auto number = [](uint32 bits) { return widen(T{static_cast<uint16>(bits)}); };
+  return static_cast<Wide>(number(a)) * number(b) +
+         static_cast<Wide>(number(a >> 16)) * number(b >> 16);
+}
+
+MTLFAST_DEVICE void mma_tf32(float (&d)[4], const uint32 (&a)[4], const uint32 (&b)[2],
+                             const float (&c)[4]) {
+  mma_by_shuffles(d, a, b, c, [](uint32 x, uint32 y) { return tf32(x) * tf32(y); });
+}
+template <class T>
+MTLFAST_DEVICE void mma_16(float (&d)[4], const uint32 (&a)[4], const uint32 (&b)[2],
+                           const float (&c)[4]) {
+  mma_by_shuffles(d, a, b, c, dot_pair<T>);
+}
+
+MTLFAST_DEVICE void mma_f64(double (&d)[2], double a, double b) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+#pragma unroll
+  for (int t = 0; t < 4; ++t) {
+    const double row = __shfl_sync(kAllLanes, a, lane / 4 * 4 + t);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      d[i] += row * __shfl_sync(kAllLanes, b, (lane % 4 * 2 + i) * 4 + t);
+    }
+  }
+}
+
+#endif
+
+}  // namespace mtlfast
