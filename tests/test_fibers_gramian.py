@@ -134,15 +134,14 @@ def test_orders_and_repeats_give_the_same_bits(sums: str, num_tasks: int) -> Non
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("scale", [1e-20, 1e18])
 def test_float32_has_no_squares_of_these(scale: float, dtype: torch.dtype, num_tasks: int) -> None:
-    """Sums are exact then. One row is of the usual size: its products count as well."""
+    """They are added in float64. One row is of the usual size: its products count as well."""
     rows = random_rows(num_tasks, (130, 40), dtype, scale=scale)
     rows[-1] = random_rows(1, (130, 40), dtype, seed=1)[0]
     expected = reference.gramian(rows)
     found = run(rows, "float32")
-    # Where the usual row has a block to itself its square is a float32 sum.
-    assert_close(found, expected, 6e-7)
-    found[-1, -1] = expected[-1, -1]
-    assert_close(found, expected, 1e-14)
+    # Beyond 64 tasks a block may have the usual row and no need for exact sums.
+    assert_close(found, expected, 6e-7 if num_tasks > 64 else 1e-14)
+    assert_close(found[:-1, :-1], expected[:-1, :-1], 1e-14)
 
 
 @pytest.mark.parametrize("num_tasks", [*FEW, 65])
@@ -187,7 +186,7 @@ def test_squares_are_hardly_cut_off(num_tasks: int) -> None:
 
 def test_table_in_the_parameters_and_in_memory() -> None:
     """Of 64 rows and 200 tensors: too large for parameters, and uploaded when it changes."""
-    for num_tensors, large in ((2, False), (20, True)):
+    for num_tensors, large in ((2, False), (40, True)):
         rows = random_rows(16, (5,) * num_tensors, integers=True)
         with fiber_gpu.fibers(sums="float32"):
             assert_same(ops.gramian(rows), flatten(rows) @ flatten(rows).T)
@@ -218,7 +217,7 @@ def test_little_shared_memory() -> None:
 @pytest.mark.parametrize("num_tasks", [2, 16, 65])
 def test_many_blocks(num_tasks: int) -> None:
     """Their sums make a tree of several levels, whose counters the next launch finds at zero."""
-    rows = random_rows(num_tasks, (3,) * 60, integers=True)
+    rows = random_rows(num_tasks, (3,) * 40, integers=True)
     expected = flatten(rows) @ flatten(rows).T
     for order in fiber_gpu.ORDERS:
         with fiber_gpu.fibers(order, 1, "float32", multiprocessors=150):

@@ -104,6 +104,13 @@ struct Product {
   }
 };
 
+// x = high + low. Rounded, so that the sign of `low` is no function of that of x: then low low, which is left out, and
+// what the tensor core does not read of `low` cancel out over the columns.
+MTLFAST_DEVICE void split(uint32 bits, uint32 half, uint32* high, uint32* low) {
+  *high = (bits + half) & 0xffffe000u;
+  *low = __float_as_uint(__uint_as_float(bits) - __uint_as_float(*high));
+}
+
 template <class Shape>
 struct Product<float, float, Shape> {
   static MTLFAST_DEVICE void add(const Packet* x, float* sums) {
@@ -111,30 +118,35 @@ struct Product<float, float, Shape> {
     constexpr int kLast = kGroups - 1;
 #pragma unroll
     for (int first = 0; first < 4; first += 2) {
-      uint32 high[kGroups][2];
-      uint32 low[kGroups][2];
+      // The fragments of A and of B want their registers in different orders. Rounding what is half-way differently
+      // keeps the compiler from sharing the numbers, which would take two to three moves for each instruction.
+      uint32 a_high[kGroups][4];
+      uint32 a_low[kGroups][4];
+      uint32 b_high[kGroups][2];
+      uint32 b_low[kGroups][2];
 #pragma unroll
       for (int r = 0; r < kGroups; ++r) {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
-          const uint32 bits = x[r].words[first + e];
-          // Rounded, away from zero in the middle: then the signs of `low` are no function of those of x, and low low,
-          // which is left out, and what the tensor core does not read of `low`, are small or cancel out.
-          high[r][e] = (bits + 0x1000u) & 0xffffe000u;
-          low[r][e] = __float_as_uint(__uint_as_float(bits) - __uint_as_float(high[r][e]));
+          split(x[r].words[first + e], 0x1000u, &b_high[r][e], &b_low[r][e]);
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < Shape::kLeft; i += 2) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const int r = i < kLast ? i + e % 2 : i;
+          split(x[r].words[first + e / 2], 0x0fffu, &a_high[i][e], &a_low[i][e]);
         }
       }
       Tiles<float, Shape>::for_each([&](int tile, int i, int j) {
-        const int below = i < kLast ? i + 1 : i;
-        const uint32 a_high[4] = {high[i][0], high[below][0], high[i][1], high[below][1]};
-        const uint32 a_low[4] = {low[i][0], low[below][0], low[i][1], low[below][1]};
         const float zero[4] = {0.0f, 0.0f, 0.0f, 0.0f};
         float small[4];
         float smaller[4];
         float part[4];
-        mma_tf32(smaller, a_high, low[j], zero);
-        mma_tf32(small, a_low, high[j], smaller);
-        mma_tf32(part, a_high, high[j], small);
+        mma_tf32(smaller, a_high[i], b_low[j], zero);
+        mma_tf32(small, a_low[i], b_high[j], smaller);
+        mma_tf32(part, a_high[i], b_high[j], small);
 #pragma unroll
         for (int e = 0; e < 4; ++e) sums[4 * tile + e] += part[e];
       });
@@ -200,29 +212,35 @@ struct Stripe {
 
   // This lane's packets of the step at `column`: packet u begins (4 u + lane % 4) kCount columns from there.
   MTLFAST_DEVICE void load(int column, Packet (&packets)[kPackets][kGroups]) const {
-    const bool whole = column + kColumns <= in_packets;
-#pragma unroll
-    for (int u = 0; u < kPackets; ++u) {
-      const int at = column + 4 * u * kCount;
-#pragma unroll
-      for (int r = 0; r < kGroups; ++r) {
-        const bool row = (there >> r & 1u) != 0;
-        packets[u][r] =
-            whole ? load_packet_if(row, rows[r] + at) : load_elements(row, rows[r] + at, at);
-      }
+    if (column + kColumns <= in_packets) {
+      for_each_packet([&](int u, int r) {
+        packets[u][r] = load_packet_if((there >> r & 1u) != 0, rows[r] + column + 4 * u * kCount);
+      });
+    } else {
+      for_each_packet(
+          [&](int u, int r) { packets[u][r] = load_elements(r, column + 4 * u * kCount); });
     }
   }
 
-  MTLFAST_DEVICE Packet load_elements(bool row, const T* elements, int at) const {
+  template <class Visit>
+  static MTLFAST_DEVICE void for_each_packet(Visit visit) {
+#pragma unroll
+    for (int u = 0; u < kPackets; ++u) {
+#pragma unroll
+      for (int r = 0; r < kGroups; ++r) visit(u, r);
+    }
+  }
+
+  MTLFAST_DEVICE Packet load_elements(int r, int column) const {
     union {
       Packet packet;
       T values[kCount];
     } both;
     both.packet = Packet{{0, 0, 0, 0}};
-    const int left = columns - at - static_cast<int>(threadIdx.x) % 4 * kCount;
+    const int left = columns - column - static_cast<int>(threadIdx.x) % 4 * kCount;
 #pragma unroll
     for (int e = 0; e < kCount; ++e) {
-      if (row && e < left) both.values[e] = elements[e];
+      if ((there >> r & 1u) != 0 && e < left) both.values[e] = rows[r][column + e];
     }
     return both.packet;
   }
@@ -236,11 +254,7 @@ struct Stripe {
     load(column, next);
     for (; column < columns; column += kStep) {
       Packet now[kPackets][kGroups];
-#pragma unroll
-      for (int u = 0; u < kPackets; ++u) {
-#pragma unroll
-        for (int r = 0; r < kGroups; ++r) now[u][r] = next[u][r];
-      }
+      for_each_packet([&](int u, int r) { now[u][r] = next[u][r]; });
       if (column + kStep < columns) load(column + kStep, next);
 #pragma unroll
       for (int u = 0; u < kPackets; ++u) visit(now[u]);
