@@ -89,7 +89,7 @@ void add_type(const Plan& plan, ElementType type, const Place& place, double* ou
       tickets = teams * team_tickets(blocks / teams);
     }
     partials = place.empty(slots * choice.sums, at::kDouble);
-    params.sums = {partials.mutable_data_ptr<double>(), place.tickets(tickets)};
+    params.sums = {partials.mutable_data_ptr<double>(), place.ticket(tickets)};
     params.out = out;
     params.num_tasks = plan.num_tasks;
     params.accumulate = accumulate;

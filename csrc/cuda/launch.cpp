@@ -146,7 +146,7 @@ bool Place::capturing() const {
   return status != 0;
 }
 
-uint32_t* Place::tickets(int64_t count) const {
+uint32_t* Place::ticket(int64_t count) const {
   constexpr int64_t kAtLeast = 64;
   const auto fresh = [&] {
     return at::zeros({std::max(count, kAtLeast)},

@@ -44,7 +44,7 @@ class Place {
   }
 
   // Zeroed counters that launches on this stream take turns with; each leaves them at zero.
-  uint32_t* tickets(int64_t count = 1) const;
+  uint32_t* ticket(int64_t count = 1) const;
 
   at::Tensor empty(int64_t count, at::ScalarType type) const;
 

@@ -67,52 +67,69 @@ typedef float Wide;
 MTLFAST_DEVICE float cut_off(float x) { return x; }
 #endif
 
-// `dot(a, b)`: the sum of the products of the numbers that two registers hold.
+// What a lane has of one tile.
+struct Quad {
+  float v[4];
+};
+
+// Dot::of(a, b): the sum of the products of the numbers that two registers hold. Not inlined: a kernel has dozens.
 template <class Dot>
-MTLFAST_DEVICE void mma_by_shuffles(float (&d)[4], const uint32 (&a)[4], const uint32 (&b)[2],
-                                    const float (&c)[4], Dot dot) {
+__device__ __noinline__ Quad mma_by_shuffles(uint32 a0, uint32 a1, uint32 a2, uint32 a3, uint32 b0,
+                                             uint32 b1, Quad c) {
   const auto both = [](uint32 low, uint32 high) { return static_cast<uint64>(high) << 32 | low; };
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  Wide sums[4] = {c[0], c[1], c[2], c[3]};
+  Wide sums[4] = {c.v[0], c.v[1], c.v[2], c.v[3]};
 #pragma unroll
   for (int t = 0; t < 4; ++t) {
-    uint64 rows[2];
-    uint64 columns[2];
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      rows[half] = __shfl_sync(kAllLanes, both(a[half], a[half + 2]), lane / 4 * 4 + t);
-      columns[half] = __shfl_sync(kAllLanes, both(b[0], b[1]), (lane % 4 * 2 + half) * 4 + t);
-    }
+    const int row = lane / 4 * 4 + t;
+    const int column = lane % 4 * 8 + t;
+    const uint64 rows[2] = {__shfl_sync(kAllLanes, both(a0, a2), row),
+                            __shfl_sync(kAllLanes, both(a1, a3), row)};
+    const uint64 columns[2] = {__shfl_sync(kAllLanes, both(b0, b1), column),
+                               __shfl_sync(kAllLanes, both(b0, b1), column + 4)};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const uint64 x = rows[i / 2];
       const uint64 y = columns[i % 2];
-      sums[i] += dot(static_cast<uint32>(x), static_cast<uint32>(y));
-      sums[i] += dot(static_cast<uint32>(x >> 32), static_cast<uint32>(y >> 32));
+      sums[i] += Dot::of(static_cast<uint32>(x), static_cast<uint32>(y));
+      sums[i] += Dot::of(static_cast<uint32>(x >> 32), static_cast<uint32>(y >> 32));
     }
   }
+  return {{cut_off(sums[0]), cut_off(sums[1]), cut_off(sums[2]), cut_off(sums[3])}};
+}
+
+template <class Dot>
+MTLFAST_DEVICE void mma_by_shuffles(float (&d)[4], const uint32 (&a)[4], const uint32 (&b)[2],
+                                    const float (&c)[4]) {
+  const Quad sums =
+      mma_by_shuffles<Dot>(a[0], a[1], a[2], a[3], b[0], b[1], Quad{{c[0], c[1], c[2], c[3]}});
 #pragma unroll
-  for (int i = 0; i < 4; ++i) d[i] = cut_off(sums[i]);
+  for (int i = 0; i < 4; ++i) d[i] = sums.v[i];
 }
 
 // A tensor core reads the upper 19 bits of a tf32 number.
-MTLFAST_DEVICE Wide tf32(uint32 bits) { return __uint_as_float(bits & 0xffffe000u); }
+struct DotTf32 {
+  static MTLFAST_DEVICE Wide of(uint32 a, uint32 b) { return number(a) * number(b); }
+  static MTLFAST_DEVICE Wide number(uint32 bits) { return __uint_as_float(bits & 0xffffe000u); }
+};
 
 template <class T>
-MTLFAST_DEVICE Wide dot_pair(uint32 a, uint32 b) {
-  const auto number = [](uint32 bits) { return widen(T{static_cast<uint16>(bits)}); };
-  return static_cast<Wide>(number(a)) * number(b) +
-         static_cast<Wide>(number(a >> 16)) * number(b >> 16);
-}
+struct DotPair {
+  static MTLFAST_DEVICE Wide of(uint32 a, uint32 b) {
+    return number(a) * number(b) + number(a >> 16) * number(b >> 16);
+  }
+  static MTLFAST_DEVICE Wide number(uint32 bits) { return widen(T{static_cast<uint16>(bits)}); }
+};
 
 MTLFAST_DEVICE void mma_tf32(float (&d)[4], const uint32 (&a)[4], const uint32 (&b)[2],
                              const float (&c)[4]) {
-  mma_by_shuffles(d, a, b, c, [](uint32 x, uint32 y) { return tf32(x) * tf32(y); });
+  mma_by_shuffles<DotTf32>(d, a, b, c);
 }
+
 template <class T>
 MTLFAST_DEVICE void mma_16(float (&d)[4], const uint32 (&a)[4], const uint32 (&b)[2],
                            const float (&c)[4]) {
-  mma_by_shuffles(d, a, b, c, dot_pair<T>);
+  mma_by_shuffles<DotPair<T>>(d, a, b, c);
 }
 
 MTLFAST_DEVICE void mma_f64(double (&d)[2], double a, double b) {

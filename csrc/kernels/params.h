@@ -47,9 +47,10 @@ struct UploadParams {
 // ---- Each kernel's own ---------------------------------------------------------------------------------------------
 
 struct SumParams {
-  double*
-      partials;  // [sums, blocks]; where teams add up (csrc/kernels/team_sum.h), team_slots() times [sums] for each
-  uint32* ticket;  // zero before the launch, and again after it; team_tickets() for each team
+  // [sums, blocks], and one ticket; where teams of blocks add up (see team_sum.h), for each team team_slots() times
+  // [sums], and team_tickets().
+  double* partials;
+  uint32* ticket;  // zero before the launch, and again after it
 };
 
 template <int kPayload>
@@ -73,15 +74,14 @@ MTLFAST_HD constexpr int gramian_blocks(int rows, bool in_double) {
   return rows <= 8 ? (in_double && rows > 6 ? 1 : 2) : 3;
 }
 
-// ---- Gramians by tensor cores: tiles of 16 x 8 tasks (8 x 8 where sums are float64) ---------------------------------------------
+// ---- Gramians by tensor cores: tiles of 16 x 8 tasks, or of 8 x 8 where sums are float64 ---------------------------
 
 constexpr int kTileThreads = 128;
-constexpr int kStepsPerLane =
-    64;  // packets of a row that one lane multiplies before its sums move on to float64
+// Packets of a row that one lane multiplies before its sums move on to float64.
+constexpr int kStepsPerLane = 64;
 
-// Tasks are padded to groups of 8. The triangle of up to 8 groups is one block's work; beyond that a block has the
-// products of 4 groups with 4 groups, which are called pairs.
-constexpr int kMaxTriangleGroups = 8;
+// Tasks are padded to groups of 8. The triangle of up to 8 groups is one block's work; of more than 64 tasks a block has
+// the products of 4 groups with 4 groups, a pair.
 constexpr int kPairGroups = 4;
 constexpr int kPairRows = 8 * kPairGroups;
 
@@ -97,8 +97,8 @@ MTLFAST_HD constexpr int tile_shared_bytes(int sums) { return 8 * sums * (kTileT
 // Of columns that a warp multiplies at once, from each of its 4 lanes that share a row.
 MTLFAST_HD constexpr int tile_columns(int element_bytes) { return 64 / element_bytes; }
 MTLFAST_HD constexpr int pairs_of(int num_tasks) {
-  return (num_tasks + kPairRows - 1) / kPairRows * ((num_tasks + kPairRows - 1) / kPairRows + 1) /
-         2;
+  const int sections = (num_tasks + kPairRows - 1) / kPairRows;
+  return sections * (sections + 1) / 2;
 }
 
 // ---- Sums over a team of blocks ------------------------------------------------------------------------------------
