@@ -50,12 +50,7 @@ MTLFAST_EXACT_GRAMIANS(8)
 }  // namespace mtlfast
 #endif
 
-#if defined(MTLFAST_GROUP_TILES) || defined(MTLFAST_GROUP_TILES_16) || \
-    defined(MTLFAST_GROUP_TILES_EXACT) || defined(MTLFAST_GROUP_TILES_EXACT_16)
-#include "gramian_tiles.h"
-
-namespace mtlfast {
-
+// Tiles of Gramians, in groups of their own because they take long to compile.
 #define MTLFAST_TRIANGLE(type, T, Sum, groups, rows, blocks)                       \
   MTLFAST_KERNEL(mtlfast_gramian_##type##_k##rows##_s, kTileThreads, blocks,       \
                  GramianParams<kSmallPayload>, (gramian_triangle<T, Sum, groups>)) \
@@ -86,17 +81,44 @@ namespace mtlfast {
   MTLFAST_PAIRS(type, T, double, 2)
 
 #if defined(MTLFAST_GROUP_TILES)
+#include "gramian_tiles.h"
+
+namespace mtlfast {
+
 MTLFAST_TILES(f32, float, 4, 3, 3, 3, 2, 2, 2)
-#elif defined(MTLFAST_GROUP_TILES_16)
+
+}  // namespace mtlfast
+#endif
+
+#if defined(MTLFAST_GROUP_TILES_16)
+#include "gramian_tiles.h"
+
+namespace mtlfast {
+
 MTLFAST_TILES(bf16, BFloat16, 5, 4, 4, 3, 3, 2, 2)
 MTLFAST_TILES(f16, Float16, 5, 4, 4, 3, 2, 2, 2)
-#elif defined(MTLFAST_GROUP_TILES_EXACT)
+
+}  // namespace mtlfast
+#endif
+
+#if defined(MTLFAST_GROUP_TILES_EXACT)
+#include "gramian_tiles.h"
+
+namespace mtlfast {
+
 MTLFAST_EXACT_TILES(f32x, float)
 MTLFAST_EXACT_TILES(f64, double)
-#else
+
+}  // namespace mtlfast
+#endif
+
+#if defined(MTLFAST_GROUP_TILES_EXACT_16)
+#include "gramian_tiles.h"
+
+namespace mtlfast {
+
 MTLFAST_EXACT_TILES(bf16x, BFloat16)
 MTLFAST_EXACT_TILES(f16x, Float16)
-#endif
 
 }  // namespace mtlfast
 #endif
