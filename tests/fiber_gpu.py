@@ -20,7 +20,17 @@ from mtlfast import ops
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIM = ROOT / "tests" / "shim"
-GROUPS = ("GRAMIAN", "COMBINE", "COLUMNS", "SOLVE", "STEP")
+GROUPS = (
+    "GRAMIAN",
+    "TILES",
+    "TILES_16",
+    "TILES_EXACT",
+    "TILES_EXACT_16",
+    "COMBINE",
+    "COLUMNS",
+    "SOLVE",
+    "STEP",
+)
 ORDERS = ("forward", "reverse", "shuffled")
 """Of the threads between two barriers, and of the blocks."""
 
@@ -67,15 +77,25 @@ def _compile(target: Path) -> None:
 
 
 @contextlib.contextmanager
-def fibers(order: str = "forward", seed: int = 0, sums: str = "auto") -> Iterator[None]:
+def fibers(
+    order: str = "forward",
+    seed: int = 0,
+    sums: str = "auto",
+    *,
+    multiprocessors: int = 3,
+    shared_bytes: int = 227 * 1024,
+) -> Iterator[None]:
     """Inside the block CPU tensors are those of a GPU made of fibers.
 
     Args:
         order: of the threads, one of :data:`ORDERS`.
         seed: of the shuffled order.
         sums: what the Gramian's products are added in: "float32", "float64", or "auto" by size.
+        multiprocessors: of the GPU: few, so that small cases have several chunks for each block.
+        shared_bytes: of a block at most.
     """
     shim = library()
+    shim.shim_device(multiprocessors, shared_bytes)
     shim.shim_order(ORDERS.index(order), seed)
     native = _native()
     native.simulate(shim._name)

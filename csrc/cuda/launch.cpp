@@ -117,10 +117,9 @@ const Kernel& Place::kernel(const std::string& name, int threads, int shared_byt
                              "run one step before the capture, or mtlfast.cuda.warm_up()");
   KernelState fresh;
   fresh.kernel.function = find_function(device, ordinal(device_), name);
-  constexpr int kDefaultSharedBytes = 48 * 1024;
+  constexpr int kDefaultSharedBytes = 47 * 1024;  // 48 KiB with what a kernel declares
   if (shared_bytes > kDefaultSharedBytes)
-    check(driver().cuFuncSetAttribute(fresh.kernel.function, kMaxDynamicSharedBytes,
-                                      device.max_shared_bytes),
+    check(driver().cuFuncSetAttribute(fresh.kernel.function, kMaxDynamicSharedBytes, shared_bytes),
           "asking for the shared memory of " + name);
   int per_multiprocessor = 0;
   check(driver().cuOccupancyMaxActiveBlocksPerMultiprocessor(
@@ -147,17 +146,19 @@ bool Place::capturing() const {
   return status != 0;
 }
 
-uint32_t* Place::ticket() const {
-  const auto fresh = [this] {
-    return at::zeros({1}, at::TensorOptions().dtype(at::kInt).device(device_));
+uint32_t* Place::ticket(int64_t count) const {
+  constexpr int64_t kAtLeast = 64;
+  const auto fresh = [&] {
+    return at::zeros({std::max(count, kAtLeast)},
+                     at::TensorOptions().dtype(at::kInt).device(device_));
   };
   if (capturing()) {
-    // A graph may be replayed on any stream, beside others: it gets a counter of its own.
+    // A graph may be replayed on any stream, beside others: it gets counters of its own.
     kept_.push_back(fresh());
     return static_cast<uint32_t*>(kept_.back().mutable_data_ptr());
   }
   at::Tensor& own = device_state(device_).tickets[stream_];
-  if (!own.defined()) own = fresh();
+  if (!own.defined() || own.numel() < count) own = fresh();
   return static_cast<uint32_t*>(own.mutable_data_ptr());
 }
 

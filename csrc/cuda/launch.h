@@ -43,8 +43,8 @@ class Place {
     launch_any(kernel, blocks, threads, &params, shared_bytes);
   }
 
-  // A zeroed counter that launches on this stream take turns with; each leaves it at zero.
-  uint32_t* ticket() const;
+  // Zeroed counters that launches on this stream take turns with; each leaves them at zero.
+  uint32_t* ticket(int64_t count = 1) const;
 
   at::Tensor empty(int64_t count, at::ScalarType type) const;
 

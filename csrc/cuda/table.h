@@ -12,6 +12,8 @@
 
 namespace mtlfast::cuda {
 
+constexpr int64_t kTeamWaves = 4;
+
 const char* type_name(ElementType type);  // as in the kernels' names
 
 // The tensors of one element type, laid out as csrc/kernels/table.h reads them.
@@ -30,11 +32,13 @@ const TableBytes& make_table(const Plan& plan, ElementType type, const Place& pl
 // The table in the device's memory; uploaded unless the last one of this name on this stream was the same.
 const unsigned char* upload(const TableBytes& table, const std::string& name, const Place& place);
 
-// Launches the kernel `name` with the table in its parameters, where it fits; fill(params) sets the others, and
-// blocks(kernel) says how many.
+// Launches the kernel `name` with the table in its parameters, where it fits; fill(params, blocks) sets the others.
+// Blocks form `teams` of equal size, each of which walks over the whole table; more than run at the same time where
+// there are several teams, so that the last ones to end do not count.
 template <template <int> class Params, class Fill>
 void launch_with_table(const Place& place, const std::string& name, int threads,
-                       const TableBytes& table, Fill fill) {
+                       const TableBytes& table, Fill fill, int shared_bytes = 0,
+                       int64_t teams = 1) {
   const auto run = [&](auto& params, const char* suffix, const unsigned char* remote) {
     params.table.layout = table.layout;
     params.table.num_chunks = table.num_chunks;
@@ -42,10 +46,12 @@ void launch_with_table(const Place& place, const std::string& name, int threads,
     params.table.remote = remote;
     if (remote == nullptr)
       std::memcpy(params.table.payload, table.bytes.data(), table.bytes.size());
-    const Kernel& kernel = place.kernel(name + suffix, threads);
-    const int64_t blocks = std::clamp<int64_t>(table.num_chunks, 1, kernel.resident_blocks);
-    fill(params, blocks);
-    place.launch(kernel, blocks, threads, params);
+    const Kernel& kernel = place.kernel(name + suffix, threads, shared_bytes);
+    const int64_t wanted =
+        teams == 1 ? kernel.resident_blocks : kTeamWaves * kernel.resident_blocks / teams;
+    const int64_t members = std::clamp<int64_t>(table.num_chunks, 1, std::max<int64_t>(1, wanted));
+    fill(params, teams * members);
+    place.launch(kernel, teams * members, threads, params, shared_bytes);
   };
   const int64_t bytes = table.layout.bytes();
   if (bytes > kSmallPayload && bytes <= kLargePayload) {

@@ -2,8 +2,8 @@
 //
 // Threads add products over one chunk, then the lanes of each warp are added up in float64. Products are added in
 // float64, which is exact but for rounding of the sums, or for speed in float32, where a thread adds no more than
-// chunk_columns / threads of them. Every block leaves float64 sums, and the block that finishes last adds those up. The order of
-// all additions is fixed by the sizes and the grid, so results are the same bits from run to run.
+// chunk_columns / threads of them. Every block leaves float64 sums, and the block that finishes last adds those up. The
+// order of all additions is fixed by the sizes and the grid, so results are the same bits from run to run.
 #pragma once
 
 #include "element.h"
@@ -24,8 +24,12 @@ struct Guard<Float16, Sum> {
 };
 
 constexpr float kSmallestSafe =
-    8.8817842e-16f;                    // 2^-50: products of two such keep all their digits
-constexpr float kLargestSafe = 1e36f;  // of a sum of squares
+    8.8817842e-16f;  // 2^-50: products of two such keep all their digits
+
+// Whether a sum is far from overflow, and no NaN: what NaN and infinity do to rows that are not there is left to
+// add_exactly().
+MTLFAST_DEVICE bool is_safe(float sum) { return fabsf(sum) <= 1e36f; }
+MTLFAST_DEVICE bool is_safe(double sum) { return fabs(sum) <= 1e300; }
 
 // What this thread reads: columns begin + i of every row, in packets up to vector_end, then one by one.
 template <class T, int kRows>
@@ -169,18 +173,16 @@ MTLFAST_DEVICE void gramian(const Params& params) {
       }
     });
 
-    if constexpr (Guard<T, Sum>::kNeeded) {
-      bool unsafe = false;
-      int pair = 0;
+    bool unsafe = false;
+    int square = 0;
 #pragma unroll
-      for (int i = 0; i < kRows; ++i) {
-        unsafe = unsafe || (largest[i] > 0.0f && largest[i] < kSmallestSafe);
-        unsafe = unsafe || !(sums[pair] <= kLargestSafe);  // NaN too
-        pair += kRows - i;
-      }
-      if (__any_sync(kAllLanes, unsafe) != 0) {
-        return add_exactly<T, kRows>(params, tensor, begin, end, own);
-      }
+    for (int i = 0; i < kRows; ++i) {
+      unsafe = unsafe || (largest[i] > 0.0f && largest[i] < kSmallestSafe);
+      unsafe = unsafe || !is_safe(sums[square]);
+      square += kRows - i;
+    }
+    if (__any_sync(kAllLanes, unsafe) != 0) {
+      return add_exactly<T, kRows>(params, tensor, begin, end, own);
     }
 #pragma unroll
     for (int pair = 0; pair < kPairs; ++pair) {

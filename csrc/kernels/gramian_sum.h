@@ -12,14 +12,14 @@ MTLFAST_DEVICE double warp_sum(Sum value) {
   return Lanes::warp().sum(static_cast<double>(value));
 }
 
-// Whether this block is the last one of the launch to come here. All threads call it; what any thread of any block
-// wrote before is then visible to the block.
-MTLFAST_DEVICE bool comes_last(uint32* ticket) {
+// Whether this block is the last one to come here of `count` that share a ticket. All threads call it; what any thread
+// of any of these blocks wrote before is then visible to the block.
+MTLFAST_DEVICE bool comes_last(uint32* ticket, uint32 count) {
   MTLFAST_SHARED(uint32, last, 1);
   __threadfence();
   __syncthreads();
   // The counter wraps around to zero by itself, so that the next launch needs nobody to clear it.
-  if (threadIdx.x == 0) last[0] = atomicInc(ticket, gridDim.x - 1) == gridDim.x - 1 ? 1u : 0u;
+  if (threadIdx.x == 0) last[0] = atomicInc(ticket, count - 1) == count - 1 ? 1u : 0u;
   __syncthreads();
   const bool is_last = last[0] != 0;
   if (is_last) __threadfence();
@@ -40,7 +40,7 @@ MTLFAST_DEVICE void finish_sums(const SumParams& params, const double* totals, i
     for (int part = 0; part < num_parts; ++part) total += totals[part * num_sums + sum];
     params.partials[sum * blocks + blockIdx.x] = total;
   }
-  if (!comes_last(params.ticket)) return;
+  if (!comes_last(params.ticket, gridDim.x)) return;
   for (int sum = thread / kWarp; sum < num_sums; sum += threads / kWarp) {
     // Volatile: written by other blocks during this launch, which the L1 cache need not know.
     const volatile double* partials = params.partials + sum * blocks;

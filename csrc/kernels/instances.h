@@ -50,6 +50,79 @@ MTLFAST_EXACT_GRAMIANS(8)
 }  // namespace mtlfast
 #endif
 
+// Tiles of Gramians, in groups of their own because they take long to compile.
+#define MTLFAST_TRIANGLE(type, T, Sum, groups, rows, blocks)                       \
+  MTLFAST_KERNEL(mtlfast_gramian_##type##_k##rows##_s, kTileThreads, blocks,       \
+                 GramianParams<kSmallPayload>, (gramian_triangle<T, Sum, groups>)) \
+  MTLFAST_KERNEL(mtlfast_gramian_##type##_k##rows##_l, kTileThreads, blocks,       \
+                 GramianParams<kLargePayload>, (gramian_triangle<T, Sum, groups>))
+#define MTLFAST_PAIRS(type, T, Sum, blocks)                              \
+  MTLFAST_KERNEL(mtlfast_gramian_##type##_pairs_s, kTileThreads, blocks, \
+                 GramianParams<kSmallPayload>, (gramian_pairs<T, Sum>))  \
+  MTLFAST_KERNEL(mtlfast_gramian_##type##_pairs_l, kTileThreads, blocks, \
+                 GramianParams<kLargePayload>, (gramian_pairs<T, Sum>))
+
+// The last number: how many blocks' registers are to fit on a multiprocessor.
+#define MTLFAST_TILES(type, T, k16, k24, k32, k40, k48, k64, pairs) \
+  MTLFAST_TRIANGLE(type, T, float, 2, 16, k16)                      \
+  MTLFAST_TRIANGLE(type, T, float, 3, 24, k24)                      \
+  MTLFAST_TRIANGLE(type, T, float, 4, 32, k32)                      \
+  MTLFAST_TRIANGLE(type, T, float, 5, 40, k40)                      \
+  MTLFAST_TRIANGLE(type, T, float, 6, 48, k48)                      \
+  MTLFAST_TRIANGLE(type, T, float, 8, 64, k64)                      \
+  MTLFAST_PAIRS(type, T, float, pairs)
+#define MTLFAST_EXACT_TILES(type, T)          \
+  MTLFAST_TRIANGLE(type, T, double, 2, 16, 4) \
+  MTLFAST_TRIANGLE(type, T, double, 3, 24, 3) \
+  MTLFAST_TRIANGLE(type, T, double, 4, 32, 3) \
+  MTLFAST_TRIANGLE(type, T, double, 5, 40, 2) \
+  MTLFAST_TRIANGLE(type, T, double, 6, 48, 2) \
+  MTLFAST_TRIANGLE(type, T, double, 8, 64, 2) \
+  MTLFAST_PAIRS(type, T, double, 2)
+
+#if defined(MTLFAST_GROUP_TILES)
+#include "gramian_tiles.h"
+
+namespace mtlfast {
+
+MTLFAST_TILES(f32, float, 4, 3, 3, 3, 2, 2, 2)
+
+}  // namespace mtlfast
+#endif
+
+#if defined(MTLFAST_GROUP_TILES_16)
+#include "gramian_tiles.h"
+
+namespace mtlfast {
+
+MTLFAST_TILES(bf16, BFloat16, 5, 4, 4, 3, 3, 2, 2)
+MTLFAST_TILES(f16, Float16, 5, 4, 4, 3, 2, 2, 2)
+
+}  // namespace mtlfast
+#endif
+
+#if defined(MTLFAST_GROUP_TILES_EXACT)
+#include "gramian_tiles.h"
+
+namespace mtlfast {
+
+MTLFAST_EXACT_TILES(f32x, float)
+MTLFAST_EXACT_TILES(f64, double)
+
+}  // namespace mtlfast
+#endif
+
+#if defined(MTLFAST_GROUP_TILES_EXACT_16)
+#include "gramian_tiles.h"
+
+namespace mtlfast {
+
+MTLFAST_EXACT_TILES(bf16x, BFloat16)
+MTLFAST_EXACT_TILES(f16x, Float16)
+
+}  // namespace mtlfast
+#endif
+
 #if defined(MTLFAST_GROUP_COMBINE)
 #include "combine.h"
 

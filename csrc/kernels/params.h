@@ -47,8 +47,10 @@ struct UploadParams {
 // ---- Each kernel's own ---------------------------------------------------------------------------------------------
 
 struct SumParams {
-  double* partials;  // [sums, blocks]
-  uint32* ticket;    // zero before the launch, and again after it
+  // [sums, blocks], and one ticket; where teams of blocks add up (see team_sum.h), for each team team_slots() times
+  // [sums], and team_tickets().
+  double* partials;
+  uint32* ticket;  // zero before the launch, and again after it
 };
 
 template <int kPayload>
@@ -70,6 +72,47 @@ MTLFAST_HD constexpr int gramian_blocks(int rows, bool in_double) {
 #endif
   if (rows <= 4) return 4;
   return rows <= 8 ? (in_double && rows > 6 ? 1 : 2) : 3;
+}
+
+// ---- Gramians by tensor cores: tiles of 16 x 8 tasks, or of 8 x 8 where sums are float64 ---------------------------
+
+constexpr int kTileThreads = 128;
+// Packets of a row that one lane multiplies before its sums move on to float64.
+constexpr int kStepsPerLane = 64;
+
+// Tasks are padded to groups of 8. The triangle of up to 8 groups is one block's work; of more than 64 tasks a block has
+// the products of 4 groups with 4 groups, a pair.
+constexpr int kPairGroups = 4;
+constexpr int kPairRows = 8 * kPairGroups;
+
+// How many sums a block has. `height`: groups of a tile.
+MTLFAST_HD constexpr int triangle_sums(int groups, int height) {
+  int tiles = 0;
+  for (int group = 0; group < groups; group += height) tiles += groups - group;
+  return tiles * height * 64;
+}
+MTLFAST_HD constexpr int pair_sums() { return kPairRows * kPairRows; }
+MTLFAST_HD constexpr int tile_height(bool in_double) { return in_double ? 1 : 2; }
+MTLFAST_HD constexpr int tile_shared_bytes(int sums) { return 8 * sums * (kTileThreads / 32); }
+// Of columns that a warp multiplies at once, from each of its 4 lanes that share a row.
+MTLFAST_HD constexpr int tile_columns(int element_bytes) { return 64 / element_bytes; }
+MTLFAST_HD constexpr int pairs_of(int num_tasks) {
+  const int sections = (num_tasks + kPairRows - 1) / kPairRows;
+  return sections * (sections + 1) / 2;
+}
+
+// ---- Sums over a team of blocks ------------------------------------------------------------------------------------
+
+constexpr int kTeamFan = 16;  // blocks, or groups of blocks, that are added up at once
+
+MTLFAST_HD constexpr int64 team_groups(int64 members) {
+  return (members + kTeamFan - 1) / kTeamFan;
+}
+MTLFAST_HD constexpr int64 team_slots(int64 members) {
+  return members <= 1 ? 0 : members + team_slots(team_groups(members));
+}
+MTLFAST_HD constexpr int64 team_tickets(int64 members) {
+  return members <= 1 ? 0 : team_groups(members) + team_tickets(team_groups(members));
 }
 
 constexpr int kCombineThreads = 256;

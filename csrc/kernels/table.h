@@ -1,7 +1,7 @@
 // The tensors that a kernel walks over: pointers, sizes, and who works on which columns.
 //
 // All columns are cut into chunks of equal length; the last chunk of a tensor may be shorter, and no chunk spans two
-// tensors. Block b of n takes the chunks [b, b + 1) * count / n.
+// tensors. Blocks take equally many chunks, the first ones one more where they do not divide evenly.
 #pragma once
 
 #include "params.h"
@@ -63,18 +63,26 @@ class Table {
   int chunk_columns_;
 };
 
-// Calls visit(tensor, begin, end) for this block's chunks, in order. All threads of the block take part.
+// Calls visit(tensor, begin, end) for the chunks of block `block` of `blocks`, in order. All threads of the block take
+// part.
 template <class Visit>
-MTLFAST_DEVICE void for_each_chunk(const Table& table, uint32 num_chunks, Visit visit) {
-  const uint64 count = num_chunks;
-  const uint32 begin = static_cast<uint32>(count * blockIdx.x / gridDim.x);
-  const uint32 end = static_cast<uint32>(count * (blockIdx.x + 1) / gridDim.x);
+MTLFAST_DEVICE void for_each_chunk(const Table& table, uint32 num_chunks, uint32 block,
+                                   uint32 blocks, Visit visit) {
+  const uint32 share = num_chunks / blocks;
+  const uint32 more = num_chunks % blocks;
+  const uint32 begin = block * share + (block < more ? block : more);
+  const uint32 end = begin + share + (block < more ? 1u : 0u);
   if (begin == end) return;
   int tensor = table.tensor_of(begin);
   for (uint32 chunk = begin; chunk < end; ++chunk) {
     while (chunk >= table.first_chunk(tensor + 1)) ++tensor;
     visit(tensor, table.first_column(tensor, chunk), table.end_column(tensor, chunk));
   }
+}
+
+template <class Visit>
+MTLFAST_DEVICE void for_each_chunk(const Table& table, uint32 num_chunks, Visit visit) {
+  for_each_chunk(table, num_chunks, blockIdx.x, gridDim.x, visit);
 }
 
 MTLFAST_DEVICE void upload(const UploadParams& params) {

@@ -14,10 +14,11 @@ typedef void (*Kernel)(const void* params);
 constexpr int kSuccess = 0;
 constexpr int kNotFound = 500;
 constexpr int kLaunchFailed = 719;
-constexpr int kMultiprocessors = 3;  // few, so that small cases have several chunks for each block
 constexpr int kBlocksPerMultiprocessor = 2;
 constexpr int kFloatToDoubleSpeed = 2;
-constexpr int kSharedBytes = 227 * 1024;
+
+int multiprocessors = 3;
+int shared_bytes_of_a_block = 227 * 1024;
 
 std::map<std::string, Kernel>& kernels() {
   static std::map<std::string, Kernel> all;
@@ -54,9 +55,9 @@ int cuDeviceGet(int* device, int ordinal) {
 
 int cuDeviceGetAttribute(int* value, int attribute, int) {
   switch (attribute) {
-    case 16: *value = kMultiprocessors; break;
+    case 16: *value = multiprocessors; break;
     case 87: *value = kFloatToDoubleSpeed; break;
-    default: *value = kSharedBytes;
+    default: *value = shared_bytes_of_a_block;
   }
   return kSuccess;
 }
@@ -99,6 +100,11 @@ int cuStreamIsCapturing(void*, int* status) {
 }
 
 void shim_capture(int yes) { capturing() = yes != 0; }
+
+void shim_device(int processors, int shared_bytes) {
+  multiprocessors = processors;
+  shared_bytes_of_a_block = shared_bytes;
+}
 
 void shim_order(int order, unsigned seed) {
   shim::set_order(static_cast<shim::Order>(order), seed);
