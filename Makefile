@@ -4,6 +4,7 @@
 TORCH  ?= torch==2.13.0
 PYTHON ?= python3
 VENV   ?= .venv
+JOBS   ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -24,13 +25,13 @@ NATIVE_SOURCES := CMakeLists.txt setup.py $(wildcard cmake/*) $(shell find csrc 
 help: ## show this list
 	@echo "Targets (each sets up $(VENV) by itself):"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
-	@echo "Variables: TORCH=$(TORCH) PYTHON=$(PYTHON) VENV=$(VENV) ARGS= (passed on to demo, test and bench)"
+	@echo "Variables: TORCH=$(TORCH) PYTHON=$(PYTHON) VENV=$(VENV) JOBS=$(JOBS) (processes of make test) ARGS= (passed on to demo, test and bench)"
 
 demo: $(NATIVE_STAMP) ## train MultiDigits with equal weights, PCGrad, CAGrad and GradNorm
 	@$(BIN)/mtlfast demo $(ARGS)
 
 test: $(NATIVE_STAMP) ## run the tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 peers: $(NATIVE_STAMP) $(BENCH_STAMP) ## compare with TorchJD and conflictfree
 	@$(BIN)/python -m pytest tests/test_peers.py tests/test_docs.py $(ARGS)

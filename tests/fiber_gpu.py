@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import functools
 import hashlib
 import os
@@ -53,15 +54,17 @@ def library() -> ctypes.CDLL:
     text = b"".join(path.name.encode() + path.read_bytes() for path in sources)
     digest = hashlib.sha256(text + repr((FLAGS, GROUPS)).encode()).hexdigest()[:12]
     target = ROOT / "build" / f"shim-{digest}" / "libshim.so"
-    if not target.exists():
-        _compile(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with (target.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process of the same test run may be at it
+        if not target.exists():
+            _compile(target)
     return ctypes.CDLL(str(target))
 
 
 def _compile(target: Path) -> None:
     compiler = os.environ.get("CXX") or shutil.which("g++") or "c++"
     folder = target.parent
-    folder.mkdir(parents=True, exist_ok=True)
     base = [compiler, *FLAGS, f"-I{ROOT / 'csrc'}", f"-I{SHIM}", "-c"]
     jobs = [[str(SHIM / f"{name}.cpp"), "-o", f"{name}.o"] for name in ("scheduler", "driver")]
     jobs += [
@@ -70,7 +73,7 @@ def _compile(target: Path) -> None:
     ]
     running = [subprocess.Popen([*base, *job], cwd=folder) for job in jobs]
     assert [process.wait() for process in running] == [0] * len(jobs)
-    part = folder / f"{os.getpid()}.so"  # another process may be at it, too
+    part = folder / "part.so"  # an interrupted link leaves no library
     objects = [job[-1] for job in jobs]
     subprocess.run([compiler, "-shared", "-o", str(part), *objects], cwd=folder, check=True)
     part.rename(target)

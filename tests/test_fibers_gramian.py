@@ -225,15 +225,19 @@ def test_many_blocks(num_tasks: int) -> None:
 
 
 def shows_in_some_order(rows: Rows, expected: Tensor, sums: str) -> bool:
-    """Whether two Gramians in a row are wrong, or never end, in some order of the threads."""
+    """Whether one of three Gramians is wrong, or never ends, in some order of the threads.
+
+    Each differs from the one before, whose sums may still lie where the next ones belong.
+    """
     for order in fiber_gpu.ORDERS:
         with fiber_gpu.fibers(order, 0, sums, multiprocessors=30):
-            for _ in range(2):
+            for factor in (1, 2, 3):
+                scaled: Rows = [[None if g is None else g * factor for g in row] for row in rows]
                 try:
-                    found = ops.gramian(rows)
+                    found = ops.gramian(scaled)
                 except RuntimeError:
                     return True
-                if not torch.equal(found, expected):
+                if not torch.equal(found, expected * factor**2):
                     return True
     return False
 

@@ -132,16 +132,29 @@ MTLFAST_DEVICE void mma_16(float (&d)[4], const uint32 (&a)[4], const uint32 (&b
   mma_by_shuffles<DotPair<T>>(d, a, b, c);
 }
 
-MTLFAST_DEVICE void mma_f64(double (&d)[2], double a, double b) {
+// What a lane has of one tile of float64.
+struct Couple {
+  double v[2];
+};
+
+// Not inlined, as above.
+__device__ __noinline__ inline Couple mma_f64_by_shuffles(double a, double b, Couple c) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
 #pragma unroll
   for (int t = 0; t < 4; ++t) {
     const double row = __shfl_sync(kAllLanes, a, lane / 4 * 4 + t);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      d[i] += row * __shfl_sync(kAllLanes, b, (lane % 4 * 2 + i) * 4 + t);
+      c.v[i] += row * __shfl_sync(kAllLanes, b, (lane % 4 * 2 + i) * 4 + t);
     }
   }
+  return c;
+}
+
+MTLFAST_DEVICE void mma_f64(double (&d)[2], double a, double b) {
+  const Couple sums = mma_f64_by_shuffles(a, b, Couple{{d[0], d[1]}});
+  d[0] = sums.v[0];
+  d[1] = sums.v[1];
 }
 
 #endif

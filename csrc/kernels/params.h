@@ -67,10 +67,8 @@ MTLFAST_HD constexpr int gramian_threads(int rows) { return rows <= 8 ? 256 : 12
 MTLFAST_HD constexpr int gramian_blocks(int rows, bool in_double) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
   if (rows > 8) return 2;  // ptxas would spill a few registers
-#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
-  if (rows == 4 && in_double) return 3;  // here too
 #endif
-  if (rows <= 4) return 4;
+  if (rows <= 4) return in_double ? 3 : 4;
   return rows <= 8 ? (in_double && rows > 6 ? 1 : 2) : 3;
 }
 

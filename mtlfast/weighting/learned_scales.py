@@ -55,7 +55,8 @@ class LearnedScales(Weighting):
 
         Every step adds the slope of the method's objective to their ``grad``, as ``backward`` adds
         to that of a model's parameters: clear it between steps, which the ``zero_grad`` of the
-        optimizer that holds them does.
+        optimizer that holds them does. They are on torch's default device: for losses on a GPU
+        build the weighting inside ``with torch.device("cuda")``, or every step copies them there.
         """
         if self._parameter is not None:
             yield self._parameter
