@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from mtlfast import kernels, ops
+from mtlfast import kernels, ops, self_test
 
 __all__ = ["describe", "examine"]
 
@@ -72,6 +72,7 @@ def describe(facts: dict[str, Any]) -> str:
         ("threads", str(backend["threads"])),
         ("self-test", backend["self_test"]),
         ("CUDA", _cuda_line(cuda)),
+        *([("GPU test", cuda["self_test"])] if cuda["self_test"] else []),
         ("kernels", _kernels_line(cuda)),
         *((name, found or "not found") for name, found in facts["tools"].items()),
     ]
@@ -109,14 +110,24 @@ def _self_test() -> str:
 def _cuda() -> dict[str, Any]:
     available = torch.cuda.is_available()
     devices = range(torch.cuda.device_count()) if available else ()
+    has_kernels = available and _has_gpu_kernels()
     return {
         "torch_built_for": torch.version.cuda,
         "available": available,
         "devices": [torch.cuda.get_device_name(index) for index in devices],
         "driver": Path("/proc/driver/nvidia/version").exists(),
-        "kernels": available and _has_gpu_kernels(),
+        "kernels": has_kernels,
+        "self_test": gpu_self_test(torch.device("cuda")) if has_kernels else None,
         "source": kernels.describe(),
     }
+
+
+def gpu_self_test(device: torch.device) -> str:
+    """What :func:`mtlfast.self_test.run` finds, or what it ended in."""
+    try:
+        return self_test.run(device)
+    except Exception as error:  # whatever it is, the doctor has to report it
+        return f"{type(error).__name__}: {error}"
 
 
 def _has_gpu_kernels() -> bool:
@@ -150,6 +161,11 @@ def _missing(facts: dict[str, Any]) -> list[dict[str, str]]:
         add(
             "There is an NVIDIA driver, but this torch is a CPU build.",
             f"{sys.executable} -m pip install --force-reinstall torch, then {_rebuild()}",
+        )
+    if cuda["self_test"] not in (None, "ok"):
+        add(
+            f"The CUDA kernels give wrong answers: {cuda['self_test']}.",
+            "export MTLFAST_CUDA_BACKEND=none (plain torch on the GPU), and please report it",
         )
     if cuda["available"] and not cuda["kernels"] and cuda["source"]["setting"] != "none":
         add(

@@ -178,6 +178,7 @@ def test_doctor_names_missing_packages_and_gpu(
         "devices": ["GPU 0"],
         "driver": True,
         "kernels": False,
+        "self_test": None,
         "source": source,
     }
     monkeypatch.setattr(doctor, "_cuda", lambda: gpu)

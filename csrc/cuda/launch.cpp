@@ -2,7 +2,7 @@
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
-#include <c10/core/impl/VirtualGuardImpl.h>
+#include <torch/csrc/utils/pybind.h>
 
 #include <algorithm>
 #include <map>
@@ -41,6 +41,16 @@ State& state() {
   static State* const it =
       new State;  // never destroyed: the driver may be gone before static objects are
   return *it;
+}
+
+// Torch's current stream. By way of Python, because c10's streams of older torch versions do not tell their handles.
+Stream current_stream(int device) {
+  static PyObject* const find =
+      py::object(py::module_::import("torch._C").attr("_cuda_getCurrentRawStream")).release().ptr();
+  const auto number = py::reinterpret_steal<py::object>(PyLong_FromLong(device));
+  const auto handle = py::reinterpret_steal<py::object>(PyObject_CallOneArg(find, number.ptr()));
+  if (!handle) throw py::error_already_set();
+  return static_cast<Stream>(PyLong_AsVoidPtr(handle.ptr()));
 }
 
 int ordinal(const at::Device& device) { return device.is_cuda() ? device.index() : 0; }
@@ -95,8 +105,7 @@ Place::Place(const at::Device& device) : device_(device), stream_(nullptr) {
   const DeviceState& own = device_state(device);
   if (!device.is_cuda()) return;
   guard_.reset_device(device);
-  const c10::impl::VirtualGuardImpl guard(c10::DeviceType::CUDA);
-  stream_ = static_cast<Stream>(guard.getStream(device).native_handle());
+  stream_ = current_stream(device.index());
   // A thread that has not used the device yet has no context.
   Context current = nullptr;
   check(driver().cuCtxGetCurrent(&current), "asking for the context");

@@ -30,14 +30,14 @@ template <class T>
 MTLFAST_DEVICE void mma_16(float (&d)[4], const uint32 (&a)[4], const uint32 (&b)[2],
                            const float (&c)[4]);
 
-#define MTLFAST_MMA(name, instruction)                                                            \
-  MTLFAST_DEVICE void name(float (&d)[4], const uint32(&a)[4], const uint32(&b)[2],               \
-                           const float (&c)[4]) {                                                 \
-    asm("mma.sync.aligned." instruction                                                           \
-        " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"                    \
-        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])                                          \
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]), \
-          "f"(c[2]), "f"(c[3]));                                                                  \
+#define MTLFAST_MMA(name, instruction)                                                          \
+  MTLFAST_DEVICE void name(float (&d)[4], const uint32(&a)[4], const uint32(&b)[2],             \
+                           const float (&c)[4]) {                                               \
+    asm volatile("mma.sync.aligned." instruction                                                \
+                 " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"         \
+                 : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])                               \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), \
+                   "f"(c[1]), "f"(c[2]), "f"(c[3]));                                            \
   }
 
 MTLFAST_MMA(mma_tf32, "m16n8k8.row.col.f32.tf32.tf32.f32")
@@ -47,9 +47,9 @@ template <>
 MTLFAST_MMA(mma_16<Float16>, "m16n8k16.row.col.f32.f16.f16.f32")
 
 MTLFAST_DEVICE void mma_f64(double (&d)[2], double a, double b) {
-  asm("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0, %1}, {%2}, {%3}, {%0, %1};"
-      : "+d"(d[0]), "+d"(d[1])
-      : "d"(a), "d"(b));
+  asm volatile("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0, %1}, {%2}, {%3}, {%0, %1};"
+               : "+d"(d[0]), "+d"(d[1])
+               : "d"(a), "d"(b));
 }
 
 #else
