@@ -1,27 +1,19 @@
 // out = sum_k weights[k] rows[k], in float64: one read of every row, one write.
 #pragma once
 
-#include "element.h"
-#include "table.h"
+#include "weighted_sum.h"
 
 namespace mtlfast {
 
-// A row whose weight is 0 is not read, so that its NaN or Inf does not come through. Rows are read four at a time: all
-// loads of a group are under way before the first is used.
 template <class T, class Params>
 MTLFAST_DEVICE void combine(const Params& params) {
   constexpr int kCount = Vector<T>::kCount;
-  constexpr int kRows = 4;
   constexpr int64 kStep = static_cast<int64>(kCombineThreads) * kCount;
   MTLFAST_SHARED(double, near_weights, kNearWeights);
   const Table table(params.table);
   const int num_tasks = params.num_tasks;
-  for (int k = static_cast<int>(threadIdx.x); k < num_tasks && k < kNearWeights;
-       k += kCombineThreads) {
-    near_weights[k] = params.weights[k];
-  }
+  const double* weights = bring_near(params.weights, num_tasks, near_weights);
   __syncthreads();
-  const double* weight_of = num_tasks <= kNearWeights ? near_weights : params.weights;
 
   for_each_chunk(table, params.table.num_chunks, [&](int tensor, int64 begin, int64 end) {
     T* out = table.pointer<T>(tensor, num_tasks);
@@ -31,28 +23,7 @@ MTLFAST_DEVICE void combine(const Params& params) {
 
     for (int64 column = begin + thread * kCount; column < vector_end; column += kStep) {
       double sums[kCount];
-#pragma unroll
-      for (int e = 0; e < kCount; ++e) sums[e] = 0.0;
-      for (int first = 0; first < num_tasks; first += kRows) {
-        Packet packets[kRows];
-        double weights[kRows];
-#pragma unroll
-        for (int r = 0; r < kRows; ++r) {
-          const bool there = first + r < num_tasks;
-          const T* row = there ? table.pointer<const T>(tensor, first + r) : nullptr;
-          weights[r] = there ? weight_of[first + r] : 0.0;
-          const bool read = row != nullptr && weights[r] != 0.0;
-          packets[r] = read ? load_packet(row + column) : Packet{{0, 0, 0, 0}};
-          if (row == nullptr) weights[r] = 0.0;
-        }
-#pragma unroll
-        for (int r = 0; r < kRows; ++r) {
-#pragma unroll
-          for (int e = 0; e < kCount; ++e) {
-            sums[e] += weights[r] * static_cast<double>(element<T>(packets[r], e));
-          }
-        }
-      }
+      weighted_sums<kCount, T>(table, tensor, num_tasks, weights, column, sums);
       if (params.accumulate) {
         const Packet before = load_packet(out + column);
 #pragma unroll
@@ -61,13 +32,8 @@ MTLFAST_DEVICE void combine(const Params& params) {
       store_packet(out + column, pack<T>(sums));
     }
     for (int64 column = vector_end + thread; column < end; column += kCombineThreads) {
-      double sum = 0.0;
-      for (int k = 0; k < num_tasks; ++k) {
-        const T* row = table.pointer<const T>(tensor, k);
-        const double weight = weight_of[k];
-        if (row != nullptr && weight != 0.0)
-          sum += weight * static_cast<double>(widen(row[column]));
-      }
+      double sum;
+      weighted_sums<1, T>(table, tensor, num_tasks, weights, column, &sum);
       if (params.accumulate) sum += widen(out[column]);
       out[column] = narrow<T>(sum);
     }

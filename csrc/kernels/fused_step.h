@@ -2,9 +2,8 @@
 // the parameter and of its state.
 #pragma once
 
-#include "element.h"
-#include "table.h"
 #include "update_factors.h"
+#include "weighted_sum.h"
 
 namespace mtlfast {
 
@@ -31,7 +30,6 @@ MTLFAST_DEVICE void fused_step(const Params& params) {
   typedef typename UpdateScalar<T>::Type Scalar;
   typedef ScalarMath<Scalar> Math;
   constexpr int kCount = Vector<T>::kCount;
-  constexpr int kRows = 4;  // loaded at once, as in combine.h
   constexpr int kStates = num_states(kRule);
   constexpr int kTargets = 1 + kStates;
   constexpr int64 kStep = static_cast<int64>(kUpdateThreads) * kCount;
@@ -39,11 +37,7 @@ MTLFAST_DEVICE void fused_step(const Params& params) {
   MTLFAST_SHARED(double, near_weights, kNearWeights);
   const Table table(params.table);
   const int num_tasks = params.num_tasks;
-  for (int k = static_cast<int>(threadIdx.x); k < num_tasks && k < kNearWeights;
-       k += kUpdateThreads) {
-    near_weights[k] = params.weights[k];
-  }
-  const double* weight_of = num_tasks <= kNearWeights ? near_weights : params.weights;
+  const double* weights = bring_near(params.weights, num_tasks, near_weights);
   int known = -1;  // the tensor whose factors are in shared memory
 
   for_each_chunk(table, params.table.num_chunks, [&](int tensor, int64 begin, int64 end) {
@@ -76,26 +70,7 @@ MTLFAST_DEVICE void fused_step(const Params& params) {
 #pragma unroll
       for (int i = 0; i < kTargets; ++i) before[i] = load_packet(targets[i] + column);
       double sums[kCount];
-#pragma unroll
-      for (int e = 0; e < kCount; ++e) sums[e] = 0.0;
-      for (int first = 0; first < num_tasks; first += kRows) {
-        Packet packets[kRows];
-        double weights[kRows];
-#pragma unroll
-        for (int r = 0; r < kRows; ++r) {
-          const bool there = first + r < num_tasks;
-          const T* row = there ? table.pointer<const T>(tensor, first + r) : nullptr;
-          weights[r] = row != nullptr ? weight_of[first + r] : 0.0;
-          packets[r] = weights[r] != 0.0 ? load_packet(row + column) : Packet{{0, 0, 0, 0}};
-        }
-#pragma unroll
-        for (int r = 0; r < kRows; ++r) {
-#pragma unroll
-          for (int e = 0; e < kCount; ++e) {
-            sums[e] += weights[r] * static_cast<double>(element<T>(packets[r], e));
-          }
-        }
-      }
+      weighted_sums<kCount, T>(table, tensor, num_tasks, weights, column, sums);
       double after[kTargets][kCount];
 #pragma unroll
       for (int e = 0; e < kCount; ++e) {
@@ -112,13 +87,8 @@ MTLFAST_DEVICE void fused_step(const Params& params) {
       for (int i = 0; i < kTargets; ++i) store_packet(targets[i] + column, pack<T>(after[i]));
     }
     for (int64 column = vector_end + thread; column < end; column += kUpdateThreads) {
-      double sum = 0.0;
-      for (int k = 0; k < num_tasks; ++k) {
-        const T* row = table.pointer<const T>(tensor, k);
-        const double weight = weight_of[k];
-        if (row != nullptr && weight != 0.0)
-          sum += weight * static_cast<double>(widen(row[column]));
-      }
+      double sum;
+      weighted_sums<1, T>(table, tensor, num_tasks, weights, column, &sum);
       Scalar value = widen(param[column]);
       Scalar states[kMaxUpdateStates] = {};
 #pragma unroll

@@ -129,9 +129,9 @@ MTLFAST_EXACT_TILES(f16x, Float16)
 namespace mtlfast {
 
 #define MTLFAST_COMBINE(type, T, unused)                                                       \
-  MTLFAST_KERNEL(mtlfast_combine_##type##_s, kCombineThreads, 4, CombineParams<kSmallPayload>, \
+  MTLFAST_KERNEL(mtlfast_combine_##type##_s, kCombineThreads, 3, CombineParams<kSmallPayload>, \
                  (combine<T>))                                                                 \
-  MTLFAST_KERNEL(mtlfast_combine_##type##_l, kCombineThreads, 4, CombineParams<kLargePayload>, \
+  MTLFAST_KERNEL(mtlfast_combine_##type##_l, kCombineThreads, 3, CombineParams<kLargePayload>, \
                  (combine<T>))
 
 MTLFAST_FOR_TYPES(MTLFAST_COMBINE, )
