@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -37,7 +35,7 @@ def run(device: torch.device) -> str:
                 for _ in range(num_tasks)
             ]
             for sums in ("float32", "float64"):  # small problems would see the latter only
-                with _summed_in(sums):
+                with ops.use_sums(sums):
                     wrong = _compare_kernels(rows, device)
                 if wrong:
                     return f"{num_tasks} tasks of {dtype}, summed in {sums}: {wrong}"
@@ -47,19 +45,6 @@ def run(device: torch.device) -> str:
             if wrong:
                 return f"{num_tasks} tasks: {wrong}"
     return "ok"
-
-
-@contextlib.contextmanager
-def _summed_in(sums: str) -> Iterator[None]:
-    """Forces what the Gramian's products are added in on a GPU."""
-    native = ops._native
-    if native is not None:
-        native.cuda.force_sums(sums)
-    try:
-        yield
-    finally:
-        if native is not None:
-            native.cuda.force_sums("auto")
 
 
 def _compare_kernels(rows: list[list[Tensor]], device: torch.device) -> str:
