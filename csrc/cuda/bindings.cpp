@@ -9,7 +9,6 @@ namespace mtlfast::cuda {
 
 void define(py::module_& module) {
   py::module_ own = module.def_submodule("cuda", "Where the CUDA kernels come from.");
-  own.def("add_image", [](const py::bytes& image) { add_image(image); }, py::arg("image"));
   own.def(
       "set_compiler",
       [](const py::object& compiler) {
@@ -21,7 +20,6 @@ void define(py::module_& module) {
         });
       },
       py::arg("compiler"));
-  own.def("has_kernels", &has_kernels);
   own.def("launch_counts", [] {
     py::dict counts;
     for (const auto& [name, count] : launch_counts()) counts[py::str(name)] = count;

@@ -24,7 +24,6 @@ struct DeviceState {
   int max_shared_bytes = 0;
   int float_to_double_speed = 0;
   std::vector<Module> modules;
-  size_t num_images = 0;  // of all, that are loaded
   std::unordered_map<std::string, KernelState> kernels;
   std::map<Stream, at::Tensor> tickets;
   std::map<std::pair<Stream, std::string>, Place::Upload> uploads;
@@ -32,7 +31,6 @@ struct DeviceState {
 
 // All of it is used under the interpreter's lock.
 struct State {
-  std::vector<std::string> images;
   std::function<std::string(const std::string&, int)> compiler;
   std::map<int, DeviceState> devices;
 };
@@ -89,8 +87,6 @@ Function find_function(DeviceState& device, int number, const std::string& name)
   if (simulated() && device.modules.empty()) load("simulated");
   for (Module module : device.modules)
     if (found_in(module)) return function;
-  while (device.num_images < state().images.size())
-    if (found_in(load(state().images[device.num_images++]))) return function;
   if (state().compiler) {
     const std::string image = state().compiler(name, number);
     if (!image.empty() && found_in(load(image))) return function;
@@ -180,13 +176,9 @@ Place::Upload& Place::last_upload(const std::string& name) const {
   return device_state(device_).uploads[{stream_, name}];
 }
 
-void add_image(std::string image) { state().images.push_back(std::move(image)); }
-
 void set_compiler(std::function<std::string(const std::string&, int)> compiler) {
   state().compiler = std::move(compiler);
 }
-
-bool has_kernels() { return !state().images.empty() || state().compiler || simulated(); }
 
 void forget_modules() { state().devices.clear(); }
 

@@ -69,11 +69,9 @@ class Place {
   mutable std::deque<Upload> captured_uploads_;
 };
 
-// Where kernels come from: images for cuModuleLoadData, in the order in which they are searched, and then a function
-// that is given a kernel's name and the device's number and returns an image, or an empty string.
-void add_image(std::string image);
+// Where kernels come from: a function that is given a kernel's name and the device's number and returns an image for
+// cuModuleLoadData, or an empty string. Images that are loaded are searched first.
 void set_compiler(std::function<std::string(const std::string&, int)> compiler);
-bool has_kernels();
 void forget_modules();
 
 // How many kernels were launched so far, by name: for tests and diagnostics.
