@@ -16,13 +16,17 @@ class StepInfo:
 
     Attributes:
         task_names: names of the tasks; "0", "1", ... where none were given.
-        engine: the engine that made the task gradients.
+        engine: the engine that made the task gradients: one of those that ``MultiTaskOptimizer``
+            names, "partial" (``gramian_params`` under "auto"), "features", or "joint" where no
+            task gradients were needed.
+        reason: why this engine.
     """
 
     def __init__(
         self,
         task_names: Sequence[str],
         engine: str,
+        reason: str,
         losses: Tensor,
         weights: Tensor | None,
         gramian: Tensor | None,
@@ -31,6 +35,7 @@ class StepInfo:
     ) -> None:
         self.task_names = tuple(task_names)
         self.engine = engine
+        self.reason = reason
         self._losses = losses
         self._weights = weights
         self._gramian = gramian
@@ -111,4 +116,5 @@ class StepInfo:
             parts.append(f"weights={{{', '.join(shown)}}}")
         if self.conflict_share is not None:
             parts.append(f"conflict_share={self.conflict_share:.2g}")
-        return f"StepInfo({', '.join([*parts, f'status={self.status!r}'])})"
+        parts += [f"status={self.status!r}", f"engine={self.engine!r} ({self.reason})"]
+        return f"StepInfo({', '.join(parts)})"

@@ -104,6 +104,8 @@ class Update:
             if max_grad_norm is not None:
                 torch.nn.utils.clip_grad_norm_(everything, max_grad_norm)
             return
+        if not self.parts:
+            return
         scale: Tensor | None = None
         if max_grad_norm is not None:
             norm = torch.stack([part.squared_norm() for part in self.parts]).sum().sqrt()

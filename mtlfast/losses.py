@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 Losses = Sequence[Tensor] | Mapping[str, Tensor] | Tensor
 
@@ -22,20 +22,25 @@ class TaskLosses:
         losses: K scalars with a graph, in the order of the names.
         named: whether the names are the user's.
         roots: where the K backwards start: the losses, or the nodes that they were stacked from.
+        scale: a scalar that every backward is multiplied by, against underflow; None: 1.
     """
 
     names: tuple[str, ...]
     losses: tuple[Tensor, ...]
     named: bool
     roots: tuple[Tensor | GradientEdge, ...]
+    scale: Tensor | None = None
 
     @classmethod
-    def read(cls, losses: Losses, task_names: Sequence[str] | None) -> TaskLosses:
+    def read(
+        cls, losses: Losses, task_names: Sequence[str] | None, scale: Tensor | None = None
+    ) -> TaskLosses:
         """Checks what a user hands to ``backward``.
 
         Args:
             losses: list, tuple, dict of names, or tensor ``[K]``.
             task_names: the K names to expect; a dict is brought into their order.
+            scale: as the attribute.
 
         Raises:
             TypeError: not losses at all, or a complex or integer one.
@@ -78,7 +83,7 @@ class TaskLosses:
         for name, loss in zip(names, values, strict=True):
             _check(f"losses[{name if name.isdigit() else repr(name)}]", loss, values[0])
         named = isinstance(losses, Mapping) or task_names is not None
-        return cls(names, values, named, values if roots is None else roots)
+        return cls(names, values, named, values if roots is None else roots, scale)
 
     @classmethod
     def join(cls, batches: Sequence[TaskLosses]) -> TaskLosses:
@@ -90,11 +95,25 @@ class TaskLosses:
             tuple(loss for batch in batches for loss in batch.losses),
             batches[0].named,
             tuple(root for batch in batches for root in batch.roots),
+            batches[0].scale,
         )
 
     def values(self) -> Tensor:
         """The losses' values, ``[K]`` float64, without their graph."""
         return torch.stack([loss.detach().reshape(()).double() for loss in self.losses])
+
+    def seeds(self) -> list[Tensor]:
+        """K gradients to start the backwards with: ones, or the scale."""
+        if self.scale is None:
+            return [torch.ones_like(loss) for loss in self.losses]
+        return [self.scale.to(loss).expand_as(loss) for loss in self.losses]
+
+    def edges(self) -> list[GradientEdge]:
+        """The K roots as edges of the graph."""
+        return [
+            root if isinstance(root, GradientEdge) else get_gradient_edge(root)
+            for root in self.roots
+        ]
 
 
 _EDGES_CAN_START = "GradientEdge" in str(

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mtlfast import capture, fused, jacobian, ops
+from mtlfast import capture, fused, jacobian, ops, options
 from mtlfast.diagnostics import StepInfo
-from mtlfast.jacobian import TaskGradients
 from mtlfast.losses import Losses, TaskLosses
-from mtlfast.pending import Blocks, Pending, Written, transformed
+from mtlfast.ops import TaskGrads
+from mtlfast.pending import Held, Pending, Written, transformed
 from mtlfast.weighting import ColumnWise, Weighting, get
-
-_NONFINITE = ("propagate", "drop", "raise")
-_STATE_KEY = "mtlfast"
+from mtlfast.wrapper import Wrapper
 
 
-class MultiTaskOptimizer(torch.optim.Optimizer):
+class MultiTaskOptimizer(Wrapper):
     """Any torch optimizer, with the gradients of K losses balanced over what they share.
 
     It is a ``torch.optim.Optimizer`` and shares ``param_groups``, ``state`` and ``defaults`` with
@@ -39,15 +37,15 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
     gradient, times its weight for the methods that weight losses (``weighting.weights_losses``).
     A parameter that no loss reaches keeps its ``grad``.
 
-    With ``GradScaler``, scale each loss: ``backward([scaler.scale(loss) for loss in losses])``. The
-    method then sees scaled losses and gradients: right for methods whose weights do not depend on a
-    common scale, wrong for those that divide by the losses or compare them with fixed numbers (UW,
-    IMTLL, IMTL, SI, STCH, COSMOS, DBMTL, MGDA with a normalization).
+    With ``GradScaler``, hand over plain losses and the scaler, ``backward(losses, scaler=scaler)``,
+    then ``scaler.step(optimizer)`` as ever. (Losses that were scaled before are what the method
+    sees: right only where its weights do not depend on a common scale.)
 
     ``backward`` may be called several times before ``step``: task gradients and losses add up, and
     the method balances the sums as one step. A ``grad`` that is there before the first ``backward``
-    is added to, as in torch. The task gradients, K times the memory of the gradients, are kept
-    until ``step`` or ``zero_grad``.
+    is added to, as in torch. Where no task gradients are kept (the engines "streaming" and
+    "sketched", ``features``, and ``gramian_params`` under "auto") a step's further micro-batches
+    are weighted as its first one was; so they are by a method that needs no gradients.
 
     Args:
         inner: the optimizer that makes the step. Its parameters are the ones that are balanced.
@@ -55,7 +53,12 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
         shared_params: the parameters to balance; default: found at every step, as above. A given
             parameter is balanced also when a single loss reaches it; any other that several losses
             reach gets the sum of their gradients.
-        engine: where the task gradients come from: "stored" (K backwards) or "auto".
+        engine: where the task gradients come from. "stored": K backwards, all gradients kept.
+            "batched": one backward for all tasks by ``torch.vmap``. "factored": the gradients of
+            linear layers stay products of their inputs and output gradients. "streaming": an exact
+            Gramian block by block, then one backward of the weighted sum. "sketched": the same
+            with random sketches, in memory that does not grow with the model. "auto" (default):
+            what is measured to be the cheapest exact one that fits; ``last`` says which and why.
         gramian_params: the parameters whose gradients the method compares, such as the last
             shared layer for GradNorm; default: all shared parameters.
         nonfinite: what NaN or Inf in one task's loss or gradient does: "propagate" it, as torch
@@ -77,14 +80,22 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
             to a fraction ``f`` of their lengths, its relative error is that of the Gramian (see
             :func:`mtlfast.ops.gramian`) over ``f²``.
 
+        update_every: the Gramian is computed in every n-th step; in the steps between its weights
+            are used again, at the price of plain training (and of one backward through each
+            task's own head).
+        chunk_size: how many tasks the engine "batched" differentiates at once; default: all.
+        sketch_size: S, a power of two: how long the sketches of the engine "sketched" are. Cosines
+            have a standard error of about ``1/sqrt(S)``; norms are exact.
+
     Attributes:
         last: what the last ``backward`` saw (:class:`mtlfast.diagnostics.StepInfo`); None before.
 
     Raises:
         TypeError: ``inner`` is no optimizer, or ``weighting`` neither a method nor a name.
-        ValueError: another argument has an unknown value, or the optimizer or the method cannot be
-            fused: another optimizer or a subclass, ``differentiable=True``, a method that combines
-            columns, or one whose joint backward writes ``grad``.
+        ValueError: another argument has an unknown value; the method needs all task gradients and
+            the engine does not keep them; or the optimizer or the method cannot be fused: another
+            optimizer or a subclass, ``differentiable=True``, a method that combines columns, or
+            one whose joint backward writes ``grad``.
     """
 
     def __init__(
@@ -99,29 +110,26 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
         task_names: Sequence[str] | None = None,
         fused_step: bool = False,
         max_grad_norm: float | None = None,
+        update_every: int = 1,
+        chunk_size: int | None = None,
+        sketch_size: int = 65536,
     ) -> None:
         if not isinstance(inner, torch.optim.Optimizer) or isinstance(inner, MultiTaskOptimizer):
             raise TypeError(
                 f"inner: expected a torch.optim.Optimizer to wrap, found {type(inner).__name__}"
             )
-        for name, value, known in (
-            ("engine", engine, jacobian.ENGINES),
-            ("nonfinite", nonfinite, _NONFINITE),
-        ):
-            if value not in known:
-                raise ValueError(f"{name}: expected one of {', '.join(known)}, found {value!r}")
         self.inner = inner
         self.weighting = get(weighting)
-        self.engine = engine
-        self.nonfinite = nonfinite
-        self._task_names = _names(task_names)
-        self._shared = self._checked("shared_params", shared_params)
-        self._compared = self._checked("gramian_params", gramian_params)
-        if self._compared is not None and not self.weighting.compares_raw:
-            raise ValueError(
-                f"gramian_params: {type(self.weighting).__name__} compares all shared parameters "
-                f"and expected None, found {len(self._compared)}"
-            )
+        self.engine = options.choice("engine", engine, jacobian.ENGINES)
+        self.nonfinite = options.choice("nonfinite", nonfinite, options.NONFINITE)
+        self.update_every = options.count("update_every", update_every)
+        self.chunk_size = None if chunk_size is None else options.count("chunk_size", chunk_size)
+        self.sketch_size = options.sketch_size(sketch_size)
+        self._task_names = options.names(task_names)
+        self._shared = options.params("shared_params", shared_params, self.param_groups)
+        self._compared = options.params("gramian_params", gramian_params, self.param_groups)
+        options.compared(self.weighting, self._compared)
+        options.engine(self.engine, self.weighting, self.update_every)
         self.fused_step = fused_step
         self.max_grad_norm = fused.check_norm(max_grad_norm, fused_step)
         if fused_step:
@@ -129,27 +137,37 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
         self._init_unsaved()
 
     def _init_unsaved(self) -> None:
-        """What no checkpoint and no copy carries: hooks, as in torch, and the step under way."""
-        self._optimizer_step_pre_hooks = OrderedDict()
-        self._optimizer_step_post_hooks = OrderedDict()
-        self._optimizer_state_dict_pre_hooks = OrderedDict()
-        self._optimizer_state_dict_post_hooks = OrderedDict()
-        self._optimizer_load_state_dict_pre_hooks = OrderedDict()
-        self._optimizer_load_state_dict_post_hooks = OrderedDict()
-        self._patch_step_function()
+        """What no checkpoint and no copy carries: hooks, and the step under way."""
+        self._init_hooks()
         # GradScaler then leaves its checks to the step, which refuses: there is no grad to check.
         self._step_supports_amp_scaling = self.fused_step
         self.last: StepInfo | None = None
-        self._pending: Pending | None = None
         self._skip_counts: Tensor | None = None
         self._last_losses: Tensor | None = None
+        self._restart()
+
+    def _restart(self) -> None:
+        self._forget()
+        self._held: Held | None = None
+        self._scaled: dict[str, Any] | None = None  # the method before a step that may be skipped
+
+    def _forget(self) -> None:
+        self._pending: Pending | None = None
         self._step_weights: tuple[Tensor, Written] | None = (
             None  # of a step with a joint backward under way
         )
 
     # ---- the step -------------------------------------------------------------------------------
 
-    def backward(self, losses: Losses, *other_batches: Losses, **inputs: Tensor) -> None:
+    def backward(
+        self,
+        losses: Losses,
+        *other_batches: Losses,
+        features: Tensor | Sequence[Tensor] | None = None,
+        scaler: Any = None,
+        retain_graph: bool = False,
+        **inputs: Tensor,
+    ) -> None:
         """Differentiates K losses and fills ``.grad`` with the balanced gradient.
 
         With ``fused_step`` the gradient is left to :meth:`step`.
@@ -161,17 +179,29 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
                 reaches every parameter, so name the shared ones by ``shared_params``.
             *other_batches: the same tasks' losses on further independent batches, for a method that
                 compares batches: ``weighting.num_batches - 1`` of them.
+            features: the shared representation, one tensor or several: the method compares the
+                losses' gradients with respect to it, and one backward goes through what it was
+                computed from. Instead of the engine and of ``gramian_params``.
+            scaler: a ``GradScaler``. Hand over plain losses: they are scaled here, so that the
+                method sees true losses and gradients, and ``grad`` is scaled as ``scaler.step``
+                and ``scaler.unscale_`` expect it. Where the scaler then skips the step, the
+                method's state goes back to what it was.
+            retain_graph: keep the graph, for another optimizer's ``backward`` on the same losses.
             **inputs: the method's own inputs, such as ``order`` for PCGrad.
 
         Raises:
             TypeError: losses of the wrong type, or complex or sparse gradients.
             ValueError: no losses, a loss that is no scalar or has no graph, other task names than
-                before, losses on several devices, losses of too few or too many batches, or losses
-                that reach no parameter. After any error parameters, ``grad`` and the method's state
-                are as they were.
+                before, losses on several devices, losses of too few or too many batches, losses
+                that reach no parameter, or features that no loss is computed from. After any error
+                parameters, ``grad`` and the method's state are as they were.
+            RuntimeError: the graph cannot be differentiated by the engine that was asked for.
             FloatingPointError: NaN or Inf, under ``nonfinite="raise"``.
         """
         tasks = TaskLosses.read(losses, self._task_names)
+        tasks = dataclasses.replace(
+            tasks, scale=options.scale(scaler, tasks.losses[0], self.weighting, self.fused_step)
+        )
         wanted = self.weighting.num_batches
         if len(other_batches) + 1 != wanted:
             raise ValueError(
@@ -180,113 +210,220 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
             )
         batches = [tasks, *(TaskLosses.read(other, tasks.names) for other in other_batches)]
         apart = {id(p) for p in self.weighting.parameters()}  # the method itself sees to their grad
-        params = [
-            p
-            for group in self.param_groups
-            for p in group["params"]
-            if p.requires_grad and id(p) not in apart
-        ]
+        request = jacobian.Request(
+            TaskLosses.join(batches),
+            len(tasks.losses),
+            [
+                p
+                for group in self.param_groups
+                for p in group["params"]
+                if p.requires_grad and id(p) not in apart
+            ],
+            self._shared,
+            self._compared,
+            retain_graph,
+            options.features(features, self.weighting, self._compared),
+            self.chunk_size,
+            self.sketch_size,
+        )
+        values = torch.stack([batch.values() for batch in batches]).mean(0)
         if self.weighting.needs_task_grads or self.nonfinite != "propagate":
-            self._balance(batches, params, inputs)
+            held = self._reusable(request)
+            if held is None:
+                self._balance(request, tasks, values, inputs)
+            else:
+                self._reuse(request, tasks, values, held)
         else:
-            self._weight(tasks, params, inputs)
+            self._weight(request, tasks, values, inputs)
         if tasks.named:
             self._task_names = tasks.names
 
     def _weight(
-        self, tasks: TaskLosses, params: list[Tensor], inputs: Mapping[str, Tensor]
+        self,
+        request: jacobian.Request,
+        tasks: TaskLosses,
+        values: Tensor,
+        inputs: Mapping[str, Tensor],
     ) -> None:
         """Losses to weights to one joint backward, for a method that compares no gradients.
 
         It sees one call a step: further micro-batches are weighted as the first one was.
         """
         self.weighting.check_inputs(inputs)
-        values = tasks.values()
+        params = request.params
         under_way = self._step_weights
+        if under_way and not (len(under_way[0]) == len(values) and under_way[1].stands(params)):
+            under_way = None
         before = self.weighting.snapshot()
         try:
-            if under_way and len(under_way[0]) == len(values) and under_way[1].stands(params):
-                weights = under_way[0]
+            if under_way is None:
+                self._undo_skipped()
+                weights = options.weigh(self.weighting, None, values, inputs, tasks.scale)
             else:
-                weights = self.weighting(None, values, **inputs)
-            jacobian.weighted_(tasks.losses, weights, params)
+                weights = under_way[0]
+            jacobian.weighted_(tasks, weights, params, retain_graph=request.retain_graph)
         except BaseException:
             self.weighting.restore(before)
             raise
         self._step_weights = (weights, Written.read(params))
+        if tasks.scale is not None and under_way is None:
+            self._scaled = before if self._scaled is None else self._scaled
         status = self.weighting.status_flag()
-        self.last = StepInfo(tasks.names, "joint", values, weights, None, None, status)
+        why = "the method compares no gradients"
+        self.last = StepInfo(tasks.names, "joint", why, values, weights, None, None, status)
 
     def _balance(
-        self, batches: list[TaskLosses], params: list[Tensor], inputs: Mapping[str, Tensor]
+        self,
+        request: jacobian.Request,
+        tasks: TaskLosses,
+        values: Tensor,
+        inputs: Mapping[str, Tensor],
     ) -> None:
         """Losses to task gradients to Gramian to weights to ``grad``; or nothing, by an error."""
-        tasks = batches[0]
         method = self.weighting
-        task_grads = jacobian.stored(TaskLosses.join(batches), params)
-        values = torch.stack([batch.values() for batch in batches]).mean(0)
+        num_batches = method.num_batches
+        found = jacobian.differentiate(self.engine, request, needs_rows=not method.compares_raw)
+        if not self._continues(request):
+            self._undo_skipped()
         before = method.snapshot()
         step: Pending | None = None
         try:
-            step = self._accumulate(params, task_grads, values)
-            blocks = Blocks.split(
-                params, step.task_grads, len(values), self._shared, self._compared
-            )
-            losses, gramian = step.losses, None
-            rows: ops.TaskGrads = blocks.shared
+            step = self._accumulate(request, found, values)
+            grads, losses, gramian = step.jacobian, step.losses, None
+            split = request.split(grads.reach)
             if method.compares_raw or self.nonfinite != "propagate":
-                gramian = ops.gramian(blocks.compared)
-            kept = self._finite(tasks.names, gramian, blocks, losses)
+                gramian = _unscaled(grads.gramian(split.compared, losses), tasks.scale)
+            kept = None
+            if self.nonfinite != "propagate":
+                squares = losses
+                if gramian is not None and tasks.scale is None:
+                    squares = gramian.diagonal() + grads.squares(split.others, losses)
+                kept = self._finite(tasks.names, squares, losses)
             if kept is not None and gramian is not None:
                 # A dropped task counts as one with a zero gradient and the loss that it had before.
                 losses = self._finite_losses(losses, kept)
-                kept_rows = kept.repeat(len(batches))
+                kept_rows = kept.repeat(num_batches)
                 gramian = torch.where(kept_rows & kept_rows[:, None], gramian, 0.0)
+            rows: TaskGrads = grads.select(split.shared)
+            shared_params = [request.params[t] for t in split.shared]
             if not method.compares_raw:
                 if kept is not None:
                     rows = jacobian.masked(rows, kept_rows)
                 every = [p for group in self.param_groups for p in group["params"]]
-                rows = transformed(method, rows, losses, blocks.shared_params, every)
+                rows = transformed(method, rows, losses, shared_params, every)
                 gramian = ops.gramian(rows) if method.needs_gramian else None
             weights = None
             if not isinstance(method, ColumnWise):
-                weights = method(gramian, losses, **inputs)
-            own = self._own_weights(weights, losses, len(batches))
+                weights = options.weigh(method, gramian, losses, inputs, tasks.scale)
+            own = self._own_weights(weights, losses, num_batches)
             if kept is not None:
                 own = torch.where(kept_rows, own, 0.0)
                 weights = None if weights is None else torch.where(kept_rows, weights, 0.0)
-            own_grads: list[Tensor | None] = []
-            if not self.fused_step:
-                own_grads = ops.combine(blocks.own, own)
+            plain = grads.is_plain or not method.compares_raw
+            if self.fused_step:
+                assert weights is not None
+                # The Gramian is that of all shared parameters, unless some were chosen for it.
+                known = gramian if self._compared is None and grads.seen is None else None
+                parts = [fused.Part(shared_params, rows, weights, known)]
+                if not plain:
+                    parts = grads.parts(split.shared, weights, known)
+                update = fused.Update((*parts, *grads.parts(split.own, own, None)))
+            else:
+                own_grads = grads.combine(split.own, own)
                 step.begin()
                 if isinstance(method, ColumnWise):
-                    method.combine_(blocks.shared_params, rows, accumulate=step.adds, **inputs)
+                    method.combine_(shared_params, rows, accumulate=step.adds, **inputs)
+                elif plain:
+                    method.combine_(shared_params, rows, weights, accumulate=step.adds)
                 else:
-                    method.combine_(blocks.shared_params, rows, weights, accumulate=step.adds)
+                    assert weights is not None
+                    grads.combine_(split.shared, weights, accumulate=step.adds)
         except BaseException:
             if step is not None:
                 step.undo()
             method.restore(before)
             raise
-        for param, grad in zip(blocks.own_params, own_grads, strict=not self.fused_step):
-            if grad is not None:
-                param.grad = grad if param.grad is None else param.grad.add_(grad)
         if self.fused_step:
-            assert weights is not None
             if step.calls == 1 and self._pending is not None:
                 self._pending.write()  # micro-batches that this one does not continue
-            # The Gramian is that of all shared parameters, unless some were chosen for it.
-            known = gramian if self._compared is None else None
-            shared_part = fused.Part(blocks.shared_params, rows, weights, known)
-            own_part = fused.Part(blocks.own_params, blocks.own, own)
-            step.update = fused.Update((shared_part, own_part))
+            step.update = update
+        else:
+            for t, grad in zip(split.own, own_grads, strict=True):
+                if grad is not None:
+                    jacobian.add(request.params[t], grad)
         step.finish()
         self._pending = step
+        if tasks.scale is not None and self._scaled is None:
+            self._scaled = step.state
         if kept is not None:
             self._skip_counts = capture.carried(self._skip_counts, step.skipped(kept))
             self._last_losses = capture.carried(self._last_losses, losses)
+        if weights is not None:
+            self._held = Held(weights)
         status = method.status_flag()
-        self.last = StepInfo(tasks.names, "stored", step.losses, weights, gramian, kept, status)
+        self.last = StepInfo(
+            tasks.names, grads.engine, grads.reason, step.losses, weights, gramian, kept, status
+        )
+
+    def _reusable(self, request: jacobian.Request) -> Held | None:
+        """The weights to use again: of the step's first micro-batch, or of an earlier step."""
+        held = self._held
+        if held is None or len(held.weights) != len(request.tasks.losses):
+            return None
+        if self._pending is not None and self._continues(request):
+            return None if self._pending.jacobian.is_kept else held
+        return held if 0 < held.age < self.update_every else None
+
+    def _reuse(
+        self, request: jacobian.Request, tasks: TaskLosses, values: Tensor, held: Held
+    ) -> None:
+        """Known weights to one backward of the weighted sum; single tasks' parts get their own."""
+        continues = self._continues(request)
+        if not continues:
+            self._undo_skipped()
+        found = jacobian.reused(request)
+        split = request.split(found.reach)
+        weights, losses = held.weights, values
+        kept = None
+        if self.nonfinite != "propagate":
+            squares = found.squares([*split.shared, *split.own], values)
+            kept = self._finite(tasks.names, values if tasks.scale is not None else squares, values)
+        if kept is not None:
+            losses = self._finite_losses(values, kept)
+        num_batches = self.weighting.num_batches
+        own = self._own_weights(weights, losses, num_batches)
+        if kept is not None:
+            rows = kept.repeat(num_batches)
+            own, weights = torch.where(rows, own, 0.0), torch.where(rows, weights, 0.0)
+        own_grads = found.combine(split.own, own)
+        found.combine_(split.shared, weights, accumulate=True)
+        for t, grad in zip(split.own, own_grads, strict=True):
+            if grad is not None:
+                jacobian.add(request.params[t], grad)
+        if continues and self._pending is not None:
+            self._pending.finish()
+        elif kept is not None:
+            skipped = (~kept).long()
+            counts = self._skip_counts
+            if counts is not None and counts.shape == skipped.shape:
+                skipped = counts + skipped
+            self._skip_counts = capture.carried(counts, skipped)
+            self._last_losses = capture.carried(self._last_losses, losses)
+        ago = "the step's first micro-batch" if held.age == 0 else f"{held.age} steps ago"
+        status = self.weighting.status_flag()
+        why = f"with the weights of {ago}"
+        self.last = StepInfo(tasks.names, found.engine, why, values, weights, None, kept, status)
+
+    def _continues(self, request: jacobian.Request) -> bool:
+        """Whether this is one more micro-batch of the step under way."""
+        pending = self._pending
+        return pending is not None and pending.continues(request.params, request.num_tasks)
+
+    def _undo_skipped(self) -> None:
+        """Takes the method back to before a step that a scaler has skipped."""
+        if self._scaled is not None:
+            self.weighting.restore(self._scaled)
+            self._scaled = None
 
     def _own_weights(self, weights: Tensor | None, losses: Tensor, num_batches: int) -> Tensor:
         """``[B K]`` factors of the gradients that belong to one task: their mean over batches."""
@@ -320,11 +457,17 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
         else:
             # LBFGS takes a tensor, whatever the annotation of its closure says.
             result = self.inner.step(evaluate)  # type: ignore[arg-type]
-        self._pending = self._step_weights = None
+        self._forget()
+        self._scaled = None
+        if self._held is not None:
+            self._held = dataclasses.replace(self._held, age=self._held.age + 1)
         return result
 
     def _update(self) -> fused.Update | None:
-        return None if self._pending is None else self._pending.update
+        if self._pending is not None:
+            return self._pending.update
+        written = any(p.grad is not None for group in self.param_groups for p in group["params"])
+        return fused.Update(()) if written else None
 
     def _evaluate(self, closure: Callable[[], Any]) -> Tensor:
         with torch.enable_grad():
@@ -336,17 +479,18 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clears the gradients of all parameters, and the task gradients kept so far."""
-        self._pending = self._step_weights = None
+        self._forget()
+        self._undo_skipped()
         self.inner.zero_grad(set_to_none)
 
     def _accumulate(
-        self, params: list[Tensor], task_grads: TaskGradients, losses: Tensor
+        self, request: jacobian.Request, found: jacobian.Jacobian, losses: Tensor
     ) -> Pending:
         """The step under way with these task gradients added, or a new one.
 
         Another micro-batch takes the method back to before the step, of which it sees one.
         """
-        if self._pending is not None and self._pending.continues(params, len(losses)):
+        if self._pending is not None and self._continues(request):
             if self.weighting.keeps_buffers and capture.under_way(losses):
                 raise RuntimeError(
                     f"losses: expected one backward in a captured step of "
@@ -354,27 +498,28 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
                     f"found a second"
                 )
             self.weighting.restore(self._pending.state)
-            return self._pending.plus(task_grads, losses)
+            return self._pending.plus(found, losses)
         self.weighting.prepare(losses.device)
-        grads = [param.grad for param in params]
+        grads = [param.grad for param in request.params]
         return Pending(
-            params,
-            task_grads,
+            request.params,
+            found,
             losses,
             base=[None if g is None or self.fused_step else g.clone() for g in grads],
             state=self.weighting.snapshot(),
             skip_counts=None if self._skip_counts is None else self._skip_counts.clone(),
         )
 
-    def _finite(
-        self, names: Sequence[str], gramian: Tensor | None, blocks: Blocks, losses: Tensor
-    ) -> Tensor | None:
-        """``[K]``: which tasks stay, by the policy for NaN and Inf; None where all do."""
-        if self.nonfinite == "propagate" or gramian is None:
-            return None
-        squares = gramian.diagonal() + ops.gramian(blocks.others).diagonal()
+    def _finite(self, names: Sequence[str], squares: Tensor, losses: Tensor) -> Tensor | None:
+        """``[K]``: which tasks stay, by the policy for NaN and Inf; None where all do.
+
+        Args:
+            names: of the tasks.
+            squares: ``[K]`` (``[B K]``), not finite where a task's gradients are not.
+            losses: ``[K]``.
+        """
         finite = squares.isfinite().view(-1, len(losses)).all(0)  # in every batch
-        kept = finite & losses.to(gramian.device).isfinite()
+        kept = finite & losses.to(squares.device).isfinite()
         if self.nonfinite == "drop":
             return kept
         bad = [name for name, keep in zip(names, kept.tolist(), strict=True) if not keep]
@@ -397,114 +542,13 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
         """How often each task was dropped, under ``nonfinite="drop"``; empty before that."""
         return [] if self._skip_counts is None else self._skip_counts.tolist()
 
-    def _checked(self, name: str, params: Iterable[Tensor] | None) -> tuple[Tensor, ...] | None:
-        if params is None:
-            return None
-        if isinstance(params, Tensor) or not isinstance(params, Iterable):
-            raise TypeError(
-                f"{name}: expected an iterable of parameters, found {type(params).__name__}"
-            )
-        chosen = tuple(params)
-        if not chosen:
-            raise ValueError(f"{name}: expected at least one parameter, found none")
-        known = {id(p) for group in self.param_groups for p in group["params"]}
-        for i, param in enumerate(chosen):
-            if id(param) not in known:
-                raise ValueError(
-                    f"{name}[{i}]: expected a parameter of the wrapped optimizer, found another"
-                )
-        return chosen
-
-    # ---- what makes it an optimizer -------------------------------------------------------------
-
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        """The wrapped optimizer's own list."""
-        return self.inner.param_groups
-
-    @param_groups.setter
-    def param_groups(self, groups: list[dict[str, Any]]) -> None:
-        self.inner.param_groups = groups
-
-    @property
-    def state(self) -> defaultdict[Tensor, Any]:
-        """The wrapped optimizer's own state."""
-        return self.inner.state
-
-    @state.setter
-    def state(self, state: defaultdict[Tensor, Any]) -> None:
-        self.inner.state = state
-
-    @property
-    def defaults(self) -> dict[str, Any]:
-        """The wrapped optimizer's own defaults."""
-        return self.inner.defaults
-
-    @defaults.setter
-    def defaults(self, defaults: dict[str, Any]) -> None:
-        self.inner.defaults = defaults
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a parameter group to the wrapped optimizer."""
-        self.inner.add_param_group(param_group)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The wrapped optimizer's ``state_dict`` with the method's state under "mtlfast".
-
-        ``torch.load(..., weights_only=True)`` takes it.
-        """
-        for pre_hook in self._optimizer_state_dict_pre_hooks.values():
-            pre_hook(self)
-        state_dict = dict(self.inner.state_dict())
-        state_dict[_STATE_KEY] = {
-            "weighting": self.weighting.state_dict(),
-            "task_names": list(self._task_names or ()),
-        }
-        for post_hook in self._optimizer_state_dict_post_hooks.values():
-            changed = post_hook(self, state_dict)
-            state_dict = state_dict if changed is None else changed
-        return state_dict
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Restores what :meth:`state_dict` returned.
-
-        Raises:
-            ValueError: an entry is missing or does not fit; nothing has changed then.
-        """
-        state_dict = dict(state_dict)
-        for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
-            changed = pre_hook(self, state_dict)
-            state_dict = state_dict if changed is None else dict(changed)
-        ours = state_dict.pop(_STATE_KEY, None)
-        names = ours.get("task_names") if isinstance(ours, Mapping) else None
-        if (
-            not isinstance(ours, Mapping)
-            or set(ours) != {"weighting", "task_names"}
-            or not isinstance(names, list)
-            or not all(isinstance(name, str) for name in names)
-        ):
-            raise ValueError(
-                f"state_dict[{_STATE_KEY!r}]: expected what MultiTaskOptimizer.state_dict() "
-                f"returned, found {ours!r:.60}; a plain optimizer's goes to "
-                f"optimizer.inner.load_state_dict"
-            )
-        before = self.weighting.snapshot()
-        self.weighting.load_state_dict(ours["weighting"])
-        try:
-            self.inner.load_state_dict(state_dict)
-        except BaseException:
-            self.weighting.restore(before)
-            raise
-        self._task_names = tuple(names) or None
-        self._pending = self._step_weights = None
-        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
-            post_hook(self)
+    # ---- copies ---------------------------------------------------------------------------------
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or pickle carries; hooks and the step under way stay behind."""
-        options = ("inner", "weighting", "engine", "nonfinite", "fused_step", "max_grad_norm")
-        read = ("_task_names", "_shared", "_compared")
-        return {name: self.__dict__[name] for name in options + read}
+        kept = ["inner", "weighting", "engine", "nonfinite", "fused_step", "max_grad_norm"]
+        kept += ["update_every", "chunk_size", "sketch_size", "_task_names", "_shared", "_compared"]
+        return {name: self.__dict__[name] for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -519,14 +563,6 @@ class MultiTaskOptimizer(torch.optim.Optimizer):
         )
 
 
-def _names(task_names: Sequence[str] | None) -> tuple[str, ...] | None:
-    if task_names is None:
-        return None
-    if isinstance(task_names, str) or not isinstance(task_names, Sequence):
-        raise TypeError(
-            f"task_names: expected a sequence of names, found {type(task_names).__name__}"
-        )
-    names = tuple(task_names)
-    if not names or len(set(names)) != len(names) or not all(isinstance(n, str) for n in names):
-        raise ValueError(f"task_names: expected different names, found {list(names)}")
-    return names
+def _unscaled(gramian: Tensor, scale: Tensor | None) -> Tensor:
+    """The Gramian of the gradients of unscaled losses."""
+    return gramian if scale is None else gramian * scale.to(gramian).reciprocal().square()

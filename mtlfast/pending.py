@@ -1,4 +1,4 @@
-"""The step under way: its task gradients, who shares what, and what ``grad`` held before."""
+"""The step under way: its task gradients, and what ``grad`` held before."""
 
 from __future__ import annotations
 
@@ -7,83 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from mtlfast import fused, jacobian
-from mtlfast.jacobian import TaskGradients
+from mtlfast import fused
+from mtlfast.jacobian import Jacobian, TaskGradients
 from mtlfast.ops import TaskGrads
 from mtlfast.weighting import Weighting
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """The parameters that losses reach, split by who shares them.
-
-    Attributes:
-        shared_params: the parameters whose gradients are balanced.
-        shared: their task gradients, K rows.
-        own_params: the others.
-        own: their task gradients, K rows.
-        compared: the task gradients that the method's Gramian is made of, K rows.
-        others: all that are not compared, K rows.
-
-    Where the method compares B batches there are B K rows, one batch's tasks after another's.
-    """
-
-    shared_params: list[Tensor]
-    shared: TaskGradients
-    own_params: list[Tensor]
-    own: TaskGradients
-    compared: TaskGradients
-    others: TaskGradients
-
-    @classmethod
-    def split(
-        cls,
-        params: list[Tensor],
-        task_grads: TaskGradients,
-        num_tasks: int,
-        shared: tuple[Tensor, ...] | None,
-        compared: tuple[Tensor, ...] | None,
-    ) -> Blocks:
-        """Splits T parameters and their rows of gradients.
-
-        Args:
-            params: T parameters.
-            task_grads: K (B K) rows of T gradients.
-            num_tasks: K.
-            shared: the parameters to balance; None: those that two or more tasks reach.
-            compared: the parameters to compare; None: the shared ones.
-        """
-        reach = [
-            sum(any(grad is not None for grad in block[k::num_tasks]) for k in range(num_tasks))
-            for block in zip(*task_grads, strict=True)
-        ]
-
-        def rows(columns: list[int]) -> TaskGradients:
-            return [[row[t] for t in columns] for row in task_grads]
-
-        def places(chosen: tuple[Tensor, ...]) -> list[bool]:
-            ids = {id(param) for param in chosen}
-            return [id(param) in ids for param in params]
-
-        # A single task shares with nobody: all that it reaches is balanced, trivially.
-        least = min(2, num_tasks)
-        is_shared = [count >= least for count in reach] if shared is None else places(shared)
-        both = [t for t, count in enumerate(reach) if count and is_shared[t]]
-        alone = [t for t, count in enumerate(reach) if count and not is_shared[t]]
-        shared_rows, own_rows = rows(both), rows(alone)
-        compared_rows, other_rows = shared_rows, own_rows
-        if compared is not None:
-            is_compared = places(compared)
-            compared_rows = rows([t for t, here in enumerate(is_compared) if here])
-            other_rows = rows([t for t, here in enumerate(is_compared) if not here])
-        return cls(
-            shared_params=[params[t] for t in both],
-            shared=shared_rows,
-            own_params=[params[t] for t in alone],
-            own=own_rows,
-            compared=compared_rows,
-            others=other_rows,
-        )
 
 
 def transformed(
@@ -130,13 +57,26 @@ class Written:
         )
 
 
+@dataclass(frozen=True)
+class Held:
+    """Weights that may be used again.
+
+    Attributes:
+        weights: ``[K]`` (``[B K]``) float64.
+        age: steps since they were computed; 0: the step is still under way.
+    """
+
+    weights: Tensor
+    age: int = 0
+
+
 @dataclass
 class Pending:
     """What has been added up since ``zero_grad`` or ``step``.
 
     Attributes:
         params: T parameters.
-        task_grads: K rows of T gradients, summed over the micro-batches.
+        jacobian: the task gradients, summed over the micro-batches.
         losses: ``[K]`` float64, summed over the micro-batches.
         base: what ``grad`` held before the first micro-batch; None: nothing.
         state: snapshot of the method before the step.
@@ -146,7 +86,7 @@ class Pending:
     """
 
     params: list[Tensor]
-    task_grads: TaskGradients
+    jacobian: Jacobian
     losses: Tensor
     base: list[Tensor | None]
     state: dict[str, Any]
@@ -165,11 +105,11 @@ class Pending:
         """Whether every ``grad`` is as the last micro-batch left it: the next one adds up."""
         return len(self.losses) == num_tasks and self._written.stands(params)
 
-    def plus(self, task_grads: TaskGradients, losses: Tensor) -> Pending:
+    def plus(self, jacobian: Jacobian, losses: Tensor) -> Pending:
         """The step with one more micro-batch; this one stays as it is, should the next one fail."""
         return Pending(
             self.params,
-            jacobian.summed(self.task_grads, task_grads),
+            self.jacobian.plus(jacobian),
             self.losses + losses,
             self.base,
             self.state,

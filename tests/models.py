@@ -90,7 +90,7 @@ class Snapshot:
 
     def read(self) -> dict[str, Any]:
         pending = self.optimizer._pending
-        kept = [] if pending is None else [g for row in pending.task_grads for g in row]
+        kept = [] if pending is None else [g for row in pending.jacobian.rows for g in row]
         found = {
             "params": [p.detach() for p in self.params],
             "grads": [p.grad for p in self.params],

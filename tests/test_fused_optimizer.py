@@ -37,7 +37,9 @@ def test_a_step_is_made_once_and_lets_go() -> None:
     pair = Pair()
     pair.found.backward(pair.model.losses(0))
     assert pair.found._pending is not None
-    held = [weakref.ref(g) for row in pair.found._pending.task_grads for g in row if g is not None]
+    held = [
+        weakref.ref(g) for row in pair.found._pending.jacobian.rows for g in row if g is not None
+    ]
     assert len(held) > 3
     pair.found.step()
     assert all(reference() is None for reference in held)

@@ -201,14 +201,14 @@ def test_plain_backward_between_is_kept(some: Row) -> None:
 @pytest.mark.parametrize("end", ["step", "zero_grad", "load_state_dict"])
 def test_task_gradients_are_released(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[weakref.ref[Tensor]] = []
-    original = jacobian.stored
+    original = jacobian.differentiate
 
-    def stored(*args: Any) -> Any:
-        rows = original(*args)
-        seen.extend(weakref.ref(grad) for row in rows for grad in row if grad is not None)
-        return rows
+    def differentiate(*args: Any, **options: Any) -> Any:
+        found = original(*args, **options)
+        seen.extend(weakref.ref(grad) for row in found.rows for grad in row if grad is not None)
+        return found
 
-    monkeypatch.setattr(jacobian, "stored", stored)
+    monkeypatch.setattr(jacobian, "differentiate", differentiate)
     model = Mlp()
     optimizer = wrap(model, PCGrad())
     state = optimizer.state_dict()

@@ -18,7 +18,6 @@ from models import (
     Snapshot,
     assert_same_params,
     check_refused,
-    elsewhere,
     last,
     last_weights,
     probe,
@@ -236,21 +235,6 @@ def test_complex_parameters(row: Row) -> None:
         losses[:shared] = [loss + spectrum.abs().sum() for loss in losses[:shared]]
         message = "expected float32, .*, found .*[Cc]omplex"
         check_refused(optimizer, losses, TypeError, message)
-
-
-@pytest.mark.parametrize("row", METHODS, ids=str)
-def test_parameters_on_two_devices(row: Row) -> None:
-    """A parameter on another device, reached by one task or by all: the meta device stands in."""
-    model, far = Mlp(), nn.Parameter(torch.ones(3, device="meta"))
-    optimizer = wrap(model, row.make(3))
-    optimizer.add_param_group({"params": [far]})
-    for shared in (1, 3):
-        losses = model.losses()
-        losses[:shared] = [loss + elsewhere(far) for loss in losses[:shared]]
-        with pytest.raises(ValueError, match=r"expected a tensor on .*, found meta"):
-            optimizer.backward(losses)
-        assert all(param.grad is None for param in (*model.parameters(), far))
-        assert optimizer.weighting.state_dict() == row.make(3).state_dict()
 
 
 # Options and state dicts

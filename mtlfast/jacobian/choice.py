@@ -1,0 +1,41 @@
+"""Which engine makes the task gradients of a step, and why."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from mtlfast.jacobian.gradients import Jacobian
+from mtlfast.jacobian.partial import at_features, compared
+from mtlfast.jacobian.request import Request
+from mtlfast.jacobian.stored import stored
+
+_ENGINES: dict[str, Callable[[Request], Jacobian]] = {
+    "stored": stored,
+}
+ENGINES = ("auto", *_ENGINES)
+GRAMIAN_ONLY = ("factored", "streaming", "sketched")
+"""Engines that never hold all K gradients: only for methods that see their Gramian alone."""
+
+
+def differentiate(engine: str, request: Request, *, needs_rows: bool) -> Jacobian:
+    """The task gradients by an engine.
+
+    Args:
+        engine: its name, or "auto".
+        request: what is asked for.
+        needs_rows: whether the method reads the K gradients themselves.
+    """
+    if request.features:
+        return _because(at_features(request), "features were given")
+    if engine != "auto":
+        return _because(_ENGINES[engine](request), "it was asked for")
+    if needs_rows:
+        return _because(stored(request), "the method reads all task gradients")
+    if request.compared is not None:
+        return _because(compared(request), "gramian_params were given")
+    return _because(stored(request), "its K backwards cost least here")
+
+
+def _because(jacobian: Jacobian, reason: str) -> Jacobian:
+    return dataclasses.replace(jacobian, reason=jacobian.reason or reason)
