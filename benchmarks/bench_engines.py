@@ -16,6 +16,7 @@ from benchmarks.claims import Claims
 from benchmarks.conftest import Interleaved
 from benchmarks.engine_models import MODELS, EngineModel
 from benchmarks.engine_steps import (
+    AUTOGRAM,
     EXACT,
     STEPS_PER_GRAMIAN,
     TORCHJD,
@@ -179,7 +180,7 @@ class Comparison:
 @each_case
 def test_exact(name: str, num_tasks: int, interleaved: Interleaved, report: Report) -> None:
     model = MODELS[name](num_tasks)
-    field = Field(model, {"stored", "sketched", "TorchJD, one chunk", "TorchJD, autogram", *EXACT})
+    field = Field(model, {"stored", "sketched", "TorchJD, one chunk", AUTOGRAM, *EXACT})
     comparison = Comparison(model, field.steps)
     variants: dict[str, Callable[[], float]] = {"stored": comparison.stored}
     for contestant in field.contestants:
@@ -190,7 +191,7 @@ def test_exact(name: str, num_tasks: int, interleaved: Interleaved, report: Repo
     found = interleaved(variants, BATCHES[num_tasks], warmup=0)
     case = f"{name}, K = {num_tasks}"
     exact = Claims(EXACTNESS, case, found, field.missing)
-    for contestant in (*EXACT, "TorchJD, one chunk", "TorchJD, autogram"):
+    for contestant in (*EXACT, "TorchJD, one chunk", AUTOGRAM):
         exact.add(
             contestant,
             (contestant,),

@@ -177,13 +177,15 @@ def ours(model: EngineModel, count: int = 1, by_features: bool = False, **option
     return Step(model, fill, optimizer, count)
 
 
+AUTOGRAM = "TorchJD autogram"
 TORCHJD: dict[str, Callable[[EngineModel], Step]] = {
     "TorchJD, chunks of 1": lambda model: autojac(model, 1, True),
     "TorchJD, one chunk": lambda model: autojac(model, None, True),
     "TorchJD, its default": lambda model: autojac(model, None, False),
-    "TorchJD, autogram": autogram,
+    AUTOGRAM: autogram,
 }
-"""Its best mode is the best of these, whatever is measured."""
+"""Its best mode is the fastest of these, in every case."""
+AUTOJAC = [name for name in TORCHJD if name != AUTOGRAM]
 
 
 class Field:
