@@ -184,7 +184,7 @@ def transformer(
 
 MODELS: dict[str, Callable[[int], EngineModel]] = {
     "MLP": mlp,
-    "convolutional": convolutional,
+    "CNN": convolutional,
     "transformer": transformer,
 }
 """From K to a model of the sizes that are measured."""
