@@ -31,7 +31,7 @@ BESIDE = "engines: times beside each other"
 EXACTNESS = "engines: |gradient - stored's| over |stored's|, float32, worst step"
 SKETCHED = "engines: error of the sketched cosines, root mean square over pairs and steps"
 
-ROUNDS = {"MLP": (10, 2), "CNN": (10, 2), "transformer": (6, 1)}
+ROUNDS = {"MLP": (10, 1), "CNN": (10, 1), "transformer": (6, 1)}
 """And to warm up; a step of the transformer takes three times the others'."""
 BATCHES = {2: 8, 4: 4, 8: 2}
 """On which gradients are compared, by K: the fewer pairs, the more."""
