@@ -92,15 +92,19 @@ def joint(model: EngineModel) -> Step:
     return Step(model, fill, sgd(model))
 
 
-def backwards(model: EngineModel) -> Step:
-    """One forward and K backwards; their gradients are dropped at once, and no step is made."""
+def backwards(model: EngineModel, kept: bool = False) -> Step:
+    """One forward and K backwards, no step; their gradients are dropped at once, or kept."""
     params = list(model.parameters())
 
     def fill(_: Tensor | None) -> None:
         losses = model.losses()
+        rows = []
         for k, loss in enumerate(losses):
             more = k < len(losses) - 1
-            torch.autograd.grad(loss, params, retain_graph=more, allow_unused=True)
+            row = torch.autograd.grad(loss, params, retain_graph=more, allow_unused=True)
+            if kept:
+                rows.append(row)
+            del row
 
     return Step(model, fill, None)
 
@@ -209,7 +213,8 @@ class Field:
         self.steps["joint"]()
         self.missing: dict[str, str] = {}
         makers: dict[str, Callable[[EngineModel], Step]] = {
-            "backwards": backwards,
+            "K backwards": backwards,
+            "K backwards, kept": partial(backwards, kept=True),
             "vmap batch": vmap_batch,
             **TORCHJD,
         }
