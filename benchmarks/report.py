@@ -62,18 +62,21 @@ class Report:
     def table(self) -> list[str]:
         """The rows as lines of text, under a heading for each figure."""
         lines: list[str] = []
-        figure = ""
+        figure, width = "", 34
         for r in sorted(self.rows, key=lambda r: r.figure):
             if r.figure != figure:
                 figure = r.figure
                 lines += ["", figure]
+                width = max(34, *(len(o.case) for o in self.rows if o.figure == figure))
             if r.median is None:
-                lines.append(f"  {r.case:<34} not measured: {r.detail}")
+                lines.append(f"  {r.case:<{width}} not measured: {r.detail}")
                 continue
             spread = f"[{r.p20:.4g}, {r.p80:.4g}]"
             goal = "" if r.target is None else f"{'>=' if r.at_least else '<='} {r.target:g}"
             met = {None: "", True: "met", False: "MISSED"}[r.met]
-            line = f"  {r.case:<34} {r.median:>8.4g} {r.unit:<5} {spread:<18} {goal:<9} {met:<7}"
+            line = (
+                f"  {r.case:<{width}} {r.median:>8.4g} {r.unit:<5} {spread:<18} {goal:<9} {met:<7}"
+            )
             busy = r.others is not None and r.others > 0.1
             warning = f" (others used {r.others:.1f} CPUs: repeat)" if busy else ""
             lines.append(f"{line}{r.detail}{warning}".rstrip())
