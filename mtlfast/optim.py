@@ -103,6 +103,7 @@ class MultiTaskOptimizer(Wrapper):
     _carried: ClassVar[tuple[str, ...]] = (
         *("inner", "weighting", "engine", "nonfinite", "fused_step", "max_grad_norm"),
         *("update_every", "chunk_size", "sketch_size", "_task_names", "_shared", "_compared"),
+        "_scaled",
     )
 
     def __init__(
@@ -141,6 +142,7 @@ class MultiTaskOptimizer(Wrapper):
         self.max_grad_norm = fused.check_norm(max_grad_norm, fused_step)
         if fused_step:
             fused.check(inner, self.weighting, nonfinite)
+        self._scaled: dict[str, Any] | None = None  # the method before a step that may be skipped
         self._init_unsaved()
 
     def _init_unsaved(self) -> None:
@@ -150,12 +152,12 @@ class MultiTaskOptimizer(Wrapper):
         self._step_supports_amp_scaling = self.fused_step
         self.last: StepInfo | None = None
         self._policy = Policy(self.nonfinite)
-        self._restart()
+        self._forget()
+        self._held: Held | None = None
 
     def _restart(self) -> None:
         self._forget()
-        self._held: Held | None = None
-        self._scaled: dict[str, Any] | None = None  # the method before a step that may be skipped
+        self._held = self._scaled = None
 
     def _forget(self) -> None:
         self._pending: Pending | None = None
@@ -403,6 +405,16 @@ class MultiTaskOptimizer(Wrapper):
         if self._scaled is not None:
             scaling.undo(self.weighting, self._scaled)
             self._scaled = None
+
+    def _weighting_state(self) -> dict[str, Any]:
+        if self._scaled is None:
+            return super()._weighting_state()
+        now = self.weighting.snapshot()
+        scaling.undo(self.weighting, self._scaled)
+        try:
+            return super()._weighting_state()
+        finally:
+            self.weighting.restore(now)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Makes the wrapped optimizer's step.

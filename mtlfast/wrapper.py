@@ -87,13 +87,17 @@ class Wrapper(torch.optim.Optimizer):
             pre_hook(self)
         state_dict = dict(self.inner.state_dict())
         state_dict[_STATE_KEY] = {
-            "weighting": self.weighting.state_dict(),
+            "weighting": self._weighting_state(),
             "task_names": list(self._task_names or ()),
         }
         for post_hook in self._optimizer_state_dict_post_hooks.values():
             changed = post_hook(self, state_dict)
             state_dict = state_dict if changed is None else changed
         return state_dict
+
+    def _weighting_state(self) -> dict[str, Any]:
+        """The method's state after the last step that was made."""
+        return self.weighting.state_dict()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restores what :meth:`state_dict` returned.
