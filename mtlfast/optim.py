@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from mtlfast import capture, fused, jacobian, ops, options
+from mtlfast import fused, jacobian, ops, options, scaling, shown
 from mtlfast.diagnostics import StepInfo
 from mtlfast.losses import Losses, TaskLosses
+from mtlfast.nonfinite import POLICIES, Policy
 from mtlfast.ops import TaskGrads
-from mtlfast.pending import Held, Pending, Written, transformed
+from mtlfast.pending import Pending, Written
+from mtlfast.reuse import Held
 from mtlfast.weighting import ColumnWise, Weighting, get
 from mtlfast.wrapper import Wrapper
 
@@ -98,6 +100,12 @@ class MultiTaskOptimizer(Wrapper):
             one whose joint backward writes ``grad``.
     """
 
+    _carried: ClassVar[tuple[str, ...]] = (
+        *("inner", "weighting", "engine", "nonfinite", "fused_step", "max_grad_norm"),
+        *("update_every", "chunk_size", "sketch_size", "_task_names", "_shared", "_compared"),
+        "_scaled",
+    )
+
     def __init__(
         self,
         inner: torch.optim.Optimizer,
@@ -121,7 +129,7 @@ class MultiTaskOptimizer(Wrapper):
         self.inner = inner
         self.weighting = get(weighting)
         self.engine = options.choice("engine", engine, jacobian.ENGINES)
-        self.nonfinite = options.choice("nonfinite", nonfinite, options.NONFINITE)
+        self.nonfinite = options.choice("nonfinite", nonfinite, POLICIES)
         self.update_every = options.count("update_every", update_every)
         self.chunk_size = None if chunk_size is None else options.count("chunk_size", chunk_size)
         self.sketch_size = options.sketch_size(sketch_size)
@@ -134,6 +142,7 @@ class MultiTaskOptimizer(Wrapper):
         self.max_grad_norm = fused.check_norm(max_grad_norm, fused_step)
         if fused_step:
             fused.check(inner, self.weighting, nonfinite)
+        self._scaled: dict[str, Any] | None = None  # the method before a step that may be skipped
         self._init_unsaved()
 
     def _init_unsaved(self) -> None:
@@ -142,20 +151,18 @@ class MultiTaskOptimizer(Wrapper):
         # GradScaler then leaves its checks to the step, which refuses: there is no grad to check.
         self._step_supports_amp_scaling = self.fused_step
         self.last: StepInfo | None = None
-        self._skip_counts: Tensor | None = None
-        self._last_losses: Tensor | None = None
-        self._restart()
+        self._policy = Policy(self.nonfinite)
+        self._forget()
+        self._held: Held | None = None
 
     def _restart(self) -> None:
         self._forget()
-        self._held: Held | None = None
-        self._scaled: dict[str, Any] | None = None  # the method before a step that may be skipped
+        self._held = self._scaled = None
 
     def _forget(self) -> None:
         self._pending: Pending | None = None
-        self._step_weights: tuple[Tensor, Written] | None = (
-            None  # of a step with a joint backward under way
-        )
+        # Weights of a step with a joint backward under way, and what it has written.
+        self._step_weights: tuple[Tensor, Written] | None = None
 
     # ---- the step -------------------------------------------------------------------------------
 
@@ -200,7 +207,7 @@ class MultiTaskOptimizer(Wrapper):
         """
         tasks = TaskLosses.read(losses, self._task_names)
         tasks = dataclasses.replace(
-            tasks, scale=options.scale(scaler, tasks.losses[0], self.weighting, self.fused_step)
+            tasks, scale=scaling.factor(scaler, tasks.losses[0], self.weighting, self.fused_step)
         )
         wanted = self.weighting.num_batches
         if len(other_batches) + 1 != wanted:
@@ -227,50 +234,21 @@ class MultiTaskOptimizer(Wrapper):
             self.sketch_size,
         )
         values = torch.stack([batch.values() for batch in batches]).mean(0)
-        if self.weighting.needs_task_grads or self.nonfinite != "propagate":
-            held = self._reusable(request)
-            if held is None:
-                self._balance(request, tasks, values, inputs)
-            else:
-                self._reuse(request, tasks, values, held)
-        else:
+        if not self.weighting.needs_task_grads and not self._policy.looks:
             self._weight(request, tasks, values, inputs)
-        if tasks.named:
-            self._task_names = tasks.names
-
-    def _weight(
-        self,
-        request: jacobian.Request,
-        tasks: TaskLosses,
-        values: Tensor,
-        inputs: Mapping[str, Tensor],
-    ) -> None:
-        """Losses to weights to one joint backward, for a method that compares no gradients.
-
-        It sees one call a step: further micro-batches are weighted as the first one was.
-        """
-        self.weighting.check_inputs(inputs)
-        params = request.params
-        under_way = self._step_weights
-        if under_way and not (len(under_way[0]) == len(values) and under_way[1].stands(params)):
-            under_way = None
-        before = self.weighting.snapshot()
-        try:
+        else:
+            under_way, held = self._under_way(request), self._held
             if under_way is None:
                 self._undo_skipped()
-                weights = options.weigh(self.weighting, None, values, inputs, tasks.scale)
+            keeps = None if under_way is None else under_way.jacobian.is_kept
+            if held is not None and held.serves(
+                len(request.tasks.losses), keeps, self.update_every
+            ):
+                self._reuse(request, tasks, values, held, under_way)
             else:
-                weights = under_way[0]
-            jacobian.weighted_(tasks, weights, params, retain_graph=request.retain_graph)
-        except BaseException:
-            self.weighting.restore(before)
-            raise
-        self._step_weights = (weights, Written.read(params))
-        if tasks.scale is not None and under_way is None:
-            self._scaled = before if self._scaled is None else self._scaled
-        status = self.weighting.status_flag()
-        why = "the method compares no gradients"
-        self.last = StepInfo(tasks.names, "joint", why, values, weights, None, None, status)
+                self._balance(request, tasks, values, inputs, under_way)
+        if tasks.named:
+            self._task_names = tasks.names
 
     def _balance(
         self,
@@ -278,47 +256,32 @@ class MultiTaskOptimizer(Wrapper):
         tasks: TaskLosses,
         values: Tensor,
         inputs: Mapping[str, Tensor],
+        under_way: Pending | None,
     ) -> None:
         """Losses to task gradients to Gramian to weights to ``grad``; or nothing, by an error."""
         method = self.weighting
-        num_batches = method.num_batches
         found = jacobian.differentiate(self.engine, request, needs_rows=not method.compares_raw)
-        if not self._continues(request):
-            self._undo_skipped()
         before = method.snapshot()
         step: Pending | None = None
         try:
-            step = self._accumulate(request, found, values)
-            grads, losses, gramian = step.jacobian, step.losses, None
+            if under_way is None:
+                step = Pending.start(found, values, method, self._policy.counts, self.fused_step)
+            else:
+                step = under_way.further(found, values, method)
+            grads = step.jacobian
             split = request.split(grads.reach)
-            if method.compares_raw or self.nonfinite != "propagate":
-                gramian = _unscaled(grads.gramian(split.compared, losses), tasks.scale)
-            kept = None
-            if self.nonfinite != "propagate":
-                squares = losses
-                if gramian is not None and tasks.scale is None:
-                    squares = gramian.diagonal() + grads.squares(split.others, losses)
-                kept = self._finite(tasks.names, squares, losses)
-            if kept is not None and gramian is not None:
-                # A dropped task counts as one with a zero gradient and the loss that it had before.
-                losses = self._finite_losses(losses, kept)
-                kept_rows = kept.repeat(num_batches)
-                gramian = torch.where(kept_rows & kept_rows[:, None], gramian, 0.0)
-            rows: TaskGrads = grads.select(split.shared)
+            seen = shown.show(method, self._policy, grads, split, tasks, step.losses)
+            gramian = seen.gramian
             shared_params = [request.params[t] for t in split.shared]
+            rows: TaskGrads = grads.select(split.shared)
             if not method.compares_raw:
-                if kept is not None:
-                    rows = jacobian.masked(rows, kept_rows)
                 every = [p for group in self.param_groups for p in group["params"]]
-                rows = transformed(method, rows, losses, shared_params, every)
+                rows = shown.transformed(method, rows, seen, shared_params, every)
                 gramian = ops.gramian(rows) if method.needs_gramian else None
             weights = None
             if not isinstance(method, ColumnWise):
-                weights = options.weigh(method, gramian, losses, inputs, tasks.scale)
-            own = self._own_weights(weights, losses, num_batches)
-            if kept is not None:
-                own = torch.where(kept_rows, own, 0.0)
-                weights = None if weights is None else torch.where(kept_rows, weights, 0.0)
+                weights = scaling.weigh(method, gramian, seen.losses, inputs, tasks.scale)
+            weights, own = shown.factors(method, weights, seen)
             plain = grads.is_plain or not method.compares_raw
             if self.fused_step:
                 assert weights is not None
@@ -348,90 +311,110 @@ class MultiTaskOptimizer(Wrapper):
                 self._pending.write()  # micro-batches that this one does not continue
             step.update = update
         else:
-            for t, grad in zip(split.own, own_grads, strict=True):
-                if grad is not None:
-                    jacobian.add(request.params[t], grad)
+            _add(request, split.own, own_grads)
         step.finish()
         self._pending = step
         if tasks.scale is not None and self._scaled is None:
             self._scaled = step.state
-        if kept is not None:
-            self._skip_counts = capture.carried(self._skip_counts, step.skipped(kept))
-            self._last_losses = capture.carried(self._last_losses, losses)
+        if seen.kept is not None:
+            self._policy.note(step.skip_counts, seen.kept, seen.losses)
         if weights is not None:
             self._held = Held(weights)
-        status = method.status_flag()
-        self.last = StepInfo(
-            tasks.names, grads.engine, grads.reason, step.losses, weights, gramian, kept, status
-        )
+        seen = seen._replace(losses=step.losses, gramian=gramian)
+        self._tell(tasks, grads.engine, grads.reason, seen, weights)
 
-    def _reusable(self, request: jacobian.Request) -> Held | None:
-        """The weights to use again: of the step's first micro-batch, or of an earlier step."""
-        held = self._held
-        if held is None or len(held.weights) != len(request.tasks.losses):
-            return None
-        if self._pending is not None and self._continues(request):
-            return None if self._pending.jacobian.is_kept else held
-        return held if 0 < held.age < self.update_every else None
+    def _weight(
+        self,
+        request: jacobian.Request,
+        tasks: TaskLosses,
+        values: Tensor,
+        inputs: Mapping[str, Tensor],
+    ) -> None:
+        """Losses to weights to one joint backward, for a method that compares no gradients.
+
+        It sees one call a step: further micro-batches are weighted as the first one was.
+        """
+        self.weighting.check_inputs(inputs)
+        params = request.params
+        under_way = self._step_weights
+        if under_way and not (len(under_way[0]) == len(values) and under_way[1].stands(params)):
+            under_way = None
+        if under_way is None:
+            self._undo_skipped()
+        before = self.weighting.snapshot()
+        try:
+            if under_way is None:
+                weights = scaling.weigh(self.weighting, None, values, inputs, tasks.scale)
+            else:
+                weights = under_way[0]
+            jacobian.weighted_(tasks, weights, params, retain_graph=request.retain_graph)
+        except BaseException:
+            self.weighting.restore(before)
+            raise
+        self._step_weights = (weights, Written.read(params))
+        if tasks.scale is not None and under_way is None:
+            self._scaled = before
+        why = "the method compares no gradients"
+        self._tell(tasks, "joint", why, shown.Shown(values), weights)
 
     def _reuse(
-        self, request: jacobian.Request, tasks: TaskLosses, values: Tensor, held: Held
+        self,
+        request: jacobian.Request,
+        tasks: TaskLosses,
+        values: Tensor,
+        held: Held,
+        under_way: Pending | None,
     ) -> None:
         """Known weights to one backward of the weighted sum; single tasks' parts get their own."""
-        continues = self._continues(request)
-        if not continues:
-            self._undo_skipped()
         found = jacobian.reused(request)
         split = request.split(found.reach)
-        weights, losses = held.weights, values
-        kept = None
-        if self.nonfinite != "propagate":
-            squares = found.squares([*split.shared, *split.own], values)
-            kept = self._finite(tasks.names, values if tasks.scale is not None else squares, values)
-        if kept is not None:
-            losses = self._finite_losses(values, kept)
-        num_batches = self.weighting.num_batches
-        own = self._own_weights(weights, losses, num_batches)
-        if kept is not None:
-            rows = kept.repeat(num_batches)
-            own, weights = torch.where(rows, own, 0.0), torch.where(rows, weights, 0.0)
+        seen = shown.show_again(self._policy, found, split, tasks, values)
+        weights, own = shown.factors(self.weighting, held.weights, seen)
+        assert weights is not None
         own_grads = found.combine(split.own, own)
         found.combine_(split.shared, weights, accumulate=True)
-        for t, grad in zip(split.own, own_grads, strict=True):
-            if grad is not None:
-                jacobian.add(request.params[t], grad)
-        if continues and self._pending is not None:
-            self._pending.finish()
-        elif kept is not None:
-            skipped = (~kept).long()
-            counts = self._skip_counts
-            if counts is not None and counts.shape == skipped.shape:
-                skipped = counts + skipped
-            self._skip_counts = capture.carried(counts, skipped)
-            self._last_losses = capture.carried(self._last_losses, losses)
-        ago = "the step's first micro-batch" if held.age == 0 else f"{held.age} steps ago"
-        status = self.weighting.status_flag()
-        why = f"with the weights of {ago}"
-        self.last = StepInfo(tasks.names, found.engine, why, values, weights, None, kept, status)
+        _add(request, split.own, own_grads)
+        if under_way is not None:
+            under_way.finish()
+        elif seen.kept is not None:
+            self._policy.note(self._policy.counts, seen.kept, seen.losses)
+        why = f"with the weights of {held.origin}"
+        self._tell(tasks, found.engine, why, seen._replace(losses=values), weights)
 
-    def _continues(self, request: jacobian.Request) -> bool:
-        """Whether this is one more micro-batch of the step under way."""
+    def _tell(
+        self,
+        tasks: TaskLosses,
+        engine: str,
+        reason: str,
+        seen: shown.Shown,
+        weights: Tensor | None,
+    ) -> None:
+        losses, gramian, kept = seen
+        status = self.weighting.status_flag()
+        self.last = StepInfo(tasks.names, engine, reason, losses, weights, gramian, kept, status)
+
+    def _under_way(self, request: jacobian.Request) -> Pending | None:
+        """The step of which this call is one more micro-batch."""
         pending = self._pending
-        return pending is not None and pending.continues(request.params, request.num_tasks)
+        if pending is None or not pending.continues(request.params, request.num_tasks):
+            return None
+        return pending
 
     def _undo_skipped(self) -> None:
         """Takes the method back to before a step that a scaler has skipped."""
         if self._scaled is not None:
-            self.weighting.restore(self._scaled)
+            scaling.undo(self.weighting, self._scaled)
             self._scaled = None
 
-    def _own_weights(self, weights: Tensor | None, losses: Tensor, num_batches: int) -> Tensor:
-        """``[B K]`` factors of the gradients that belong to one task: their mean over batches."""
-        if weights is None:
-            own = torch.ones_like(losses)
-        else:
-            own = self.weighting.own_weights(weights[: len(losses)], losses)
-        return own.repeat(num_batches) / num_batches if num_batches > 1 else own
+    def _weighting_state(self) -> dict[str, Any]:
+        if self._scaled is None:
+            return super()._weighting_state()
+        now = self.weighting.snapshot()
+        scaling.undo(self.weighting, self._scaled)
+        try:
+            return super()._weighting_state()
+        finally:
+            self.weighting.restore(now)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Makes the wrapped optimizer's step.
@@ -460,7 +443,7 @@ class MultiTaskOptimizer(Wrapper):
         self._forget()
         self._scaled = None
         if self._held is not None:
-            self._held = dataclasses.replace(self._held, age=self._held.age + 1)
+            self._held = self._held.older()
         return result
 
     def _update(self) -> fused.Update | None:
@@ -483,76 +466,12 @@ class MultiTaskOptimizer(Wrapper):
         self._undo_skipped()
         self.inner.zero_grad(set_to_none)
 
-    def _accumulate(
-        self, request: jacobian.Request, found: jacobian.Jacobian, losses: Tensor
-    ) -> Pending:
-        """The step under way with these task gradients added, or a new one.
-
-        Another micro-batch takes the method back to before the step, of which it sees one.
-        """
-        if self._pending is not None and self._continues(request):
-            if self.weighting.keeps_buffers and capture.under_way(losses):
-                raise RuntimeError(
-                    f"losses: expected one backward in a captured step of "
-                    f"{type(self.weighting).__name__}, whose buffers the first one has moved on, "
-                    f"found a second"
-                )
-            self.weighting.restore(self._pending.state)
-            return self._pending.plus(found, losses)
-        self.weighting.prepare(losses.device)
-        grads = [param.grad for param in request.params]
-        return Pending(
-            request.params,
-            found,
-            losses,
-            base=[None if g is None or self.fused_step else g.clone() for g in grads],
-            state=self.weighting.snapshot(),
-            skip_counts=None if self._skip_counts is None else self._skip_counts.clone(),
-        )
-
-    def _finite(self, names: Sequence[str], squares: Tensor, losses: Tensor) -> Tensor | None:
-        """``[K]``: which tasks stay, by the policy for NaN and Inf; None where all do.
-
-        Args:
-            names: of the tasks.
-            squares: ``[K]`` (``[B K]``), not finite where a task's gradients are not.
-            losses: ``[K]``.
-        """
-        finite = squares.isfinite().view(-1, len(losses)).all(0)  # in every batch
-        kept = finite & losses.to(squares.device).isfinite()
-        if self.nonfinite == "drop":
-            return kept
-        bad = [name for name, keep in zip(names, kept.tolist(), strict=True) if not keep]
-        if bad:
-            raise FloatingPointError(
-                f"losses: expected finite losses and gradients, found NaN or Inf in task "
-                f"{', '.join(bad)}"
-            )
-        return None
-
-    def _finite_losses(self, losses: Tensor, kept: Tensor) -> Tensor:
-        """The losses, with a dropped task's last finite one, or the others' mean if it had none."""
-        known = self._last_losses
-        if known is None or known.shape != losses.shape:
-            known = torch.where(kept, losses, 0.0).sum() / kept.sum().clamp(min=1)
-        return torch.where(kept, losses, known)
+    # ---- what it tells --------------------------------------------------------------------------
 
     @property
     def skip_counts(self) -> list[int]:
         """How often each task was dropped, under ``nonfinite="drop"``; empty before that."""
-        return [] if self._skip_counts is None else self._skip_counts.tolist()
-
-    # ---- copies ---------------------------------------------------------------------------------
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What a copy or pickle carries; hooks and the step under way stay behind."""
-        kept = ["inner", "weighting", "engine", "nonfinite", "fused_step", "max_grad_norm"]
-        kept += ["update_every", "chunk_size", "sketch_size", "_task_names", "_shared", "_compared"]
-        return {name: self.__dict__[name] for name in kept}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._init_unsaved()
+        return [] if self._policy.counts is None else self._policy.counts.tolist()
 
     def __repr__(self) -> str:
         """Method, engine and wrapped optimizer."""
@@ -563,6 +482,8 @@ class MultiTaskOptimizer(Wrapper):
         )
 
 
-def _unscaled(gramian: Tensor, scale: Tensor | None) -> Tensor:
-    """The Gramian of the gradients of unscaled losses."""
-    return gramian if scale is None else gramian * scale.to(gramian).reciprocal().square()
+def _add(request: jacobian.Request, columns: Sequence[int], grads: Sequence[Tensor | None]) -> None:
+    """Adds the gradients of some columns to what ``grad`` holds."""
+    for t, grad in zip(columns, grads, strict=True):
+        if grad is not None:
+            jacobian.add(request.params[t], grad)

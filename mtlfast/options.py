@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mtlfast import jacobian
 from mtlfast.weighting import Weighting
-
-NONFINITE = ("propagate", "drop", "raise")
 
 
 def choice(name: str, value: object, known: Sequence[str]) -> str:
@@ -125,49 +122,3 @@ def names(task_names: Sequence[str] | None) -> tuple[str, ...] | None:
     if not found or len(set(found)) != len(found) or not all(isinstance(n, str) for n in found):
         raise ValueError(f"task_names: expected different names, found {list(found)}")
     return found
-
-
-def scale(scaler: Any, like: Tensor, method: Weighting, fused_step: bool) -> Tensor | None:
-    """What a ``GradScaler`` multiplies losses by, on the device; None where it is off.
-
-    Raises:
-        TypeError: not a ``GradScaler``.
-        ValueError: beside ``fused_step`` or a method that carries gradients from step to step.
-    """
-    if scaler is None:
-        return None
-    if not callable(getattr(scaler, "scale", None)) or not hasattr(scaler, "is_enabled"):
-        raise TypeError(f"scaler: expected a GradScaler, found {type(scaler).__name__}")
-    if not scaler.is_enabled():
-        return None
-    if fused_step:
-        raise ValueError(
-            "scaler: expected None with fused_step, which leaves no grad for its checks, "
-            "found a GradScaler"
-        )
-    if method.needs_task_grads and not method.compares_raw and method.family != "column":
-        raise ValueError(
-            f"scaler: expected None for {type(method).__name__}, which carries gradients from step "
-            f"to step while the scale changes, found a GradScaler; use bfloat16"
-        )
-    factor: Tensor = scaler.scale(torch.ones((), dtype=torch.float32, device=like.device))
-    return factor
-
-
-def weigh(
-    method: Weighting,
-    gramian: Tensor | None,
-    losses: Tensor,
-    inputs: Mapping[str, Tensor],
-    factor: Tensor | None,
-) -> Tensor:
-    """The method's weights; slopes of learned numbers are scaled as all gradients of the step."""
-    learned = [] if factor is None else list(method.parameters())
-    before = [None if p.grad is None else p.grad.clone() for p in learned]
-    weights = method(gramian, losses, **inputs)
-    for param, old in zip(learned, before, strict=True):
-        if param.grad is not None and factor is not None:
-            new = param.grad if old is None else param.grad - old
-            new = new * factor.to(new)
-            param.grad = new if old is None else old + new
-    return weights

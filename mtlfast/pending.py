@@ -7,32 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from mtlfast import fused
-from mtlfast.jacobian import Jacobian, TaskGradients
-from mtlfast.ops import TaskGrads
+from mtlfast import capture, fused
+from mtlfast.jacobian import Jacobian
 from mtlfast.weighting import Weighting
-
-
-def transformed(
-    method: Weighting,
-    rows: TaskGrads,
-    losses: Tensor,
-    shared: list[Tensor],
-    params: list[Tensor],
-) -> TaskGrads:
-    """What the method makes of the rows of the shared parameters.
-
-    A method with buffers knows a parameter by its place among all ``params`` of the optimizer.
-    """
-    if not method.keeps_buffers:
-        return method.transform(rows, losses)
-    known = {id(param): t for t, param in enumerate(params)}
-    places = [known[id(param)] for param in shared]
-    wide: TaskGradients = [[None] * len(params) for _ in rows]
-    for wide_row, row in zip(wide, rows, strict=True):
-        for place, grad in zip(places, row, strict=True):
-            wide_row[place] = grad
-    return [[row[place] for place in places] for row in method.transform(wide, losses)]
 
 
 @dataclass(frozen=True)
@@ -55,19 +32,6 @@ class Written:
             param is known and param.grad is grad and (grad is None or grad._version == version)
             for param, (known, grad, version) in zip(params, self.grads, strict=True)
         )
-
-
-@dataclass(frozen=True)
-class Held:
-    """Weights that may be used again.
-
-    Attributes:
-        weights: ``[K]`` (``[B K]``) float64.
-        age: steps since they were computed; 0: the step is still under way.
-    """
-
-    weights: Tensor
-    age: int = 0
 
 
 @dataclass
@@ -105,8 +69,38 @@ class Pending:
         """Whether every ``grad`` is as the last micro-batch left it: the next one adds up."""
         return len(self.losses) == num_tasks and self._written.stands(params)
 
-    def plus(self, jacobian: Jacobian, losses: Tensor) -> Pending:
-        """The step with one more micro-batch; this one stays as it is, should the next one fail."""
+    @classmethod
+    def start(
+        cls,
+        jacobian: Jacobian,
+        losses: Tensor,
+        method: Weighting,
+        skip_counts: Tensor | None,
+        fused_step: bool,
+    ) -> Pending:
+        """The first micro-batch of a step."""
+        method.prepare(losses.device)
+        grads = [None if fused_step else param.grad for param in jacobian.params]
+        return cls(
+            jacobian.params,
+            jacobian,
+            losses,
+            base=[None if grad is None else grad.clone() for grad in grads],
+            state=method.snapshot(),
+            skip_counts=None if skip_counts is None else skip_counts.clone(),
+        )
+
+    def further(self, jacobian: Jacobian, losses: Tensor, method: Weighting) -> Pending:
+        """The step with one more micro-batch; this one stays as it is, should the next one fail.
+
+        The method goes back to before the step, of which it sees one.
+        """
+        if method.keeps_buffers and capture.under_way(losses):
+            raise RuntimeError(
+                f"losses: expected one backward in a captured step of {type(method).__name__}, "
+                f"whose buffers the first one has moved on, found a second"
+            )
+        method.restore(self.state)
         return Pending(
             self.params,
             self.jacobian.plus(jacobian),
@@ -116,12 +110,6 @@ class Pending:
             self.skip_counts,
             self.calls + 1,
         )
-
-    def skipped(self, kept: Tensor) -> Tensor:
-        """How often each task was dropped, this step included; ``kept`` [K] holds who stayed."""
-        now = (~kept).long()
-        before = self.skip_counts
-        return now if before is None or before.shape != now.shape else before + now
 
     def write(self) -> None:
         """Writes to ``grad`` what a fused step would have used, as without one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import OrderedDict, defaultdict
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,9 +18,12 @@ _STATE_KEY = "mtlfast"
 class Wrapper(torch.optim.Optimizer):
     """Shares ``param_groups``, ``state`` and ``defaults`` with the optimizer that it wraps.
 
-    A subclass sets ``inner``, ``weighting`` and ``_task_names``, and calls :meth:`_init_hooks`
-    where it is made or unpickled, and defines :meth:`_restart`.
+    A subclass sets ``inner``, ``weighting`` and ``_task_names``, names in ``_carried`` what its
+    copies and pickles carry, and defines :meth:`_init_unsaved`, which it calls where it is made,
+    and :meth:`_restart`.
     """
+
+    _carried: ClassVar[tuple[str, ...]]
 
     inner: torch.optim.Optimizer
     weighting: Weighting
@@ -35,6 +38,10 @@ class Wrapper(torch.optim.Optimizer):
         self._optimizer_load_state_dict_pre_hooks = OrderedDict()
         self._optimizer_load_state_dict_post_hooks = OrderedDict()
         self._patch_step_function()
+
+    @abstractmethod
+    def _init_unsaved(self) -> None:
+        """What no checkpoint and no copy carries, :meth:`_init_hooks` among it."""
 
     @abstractmethod
     def _restart(self) -> None:
@@ -80,13 +87,17 @@ class Wrapper(torch.optim.Optimizer):
             pre_hook(self)
         state_dict = dict(self.inner.state_dict())
         state_dict[_STATE_KEY] = {
-            "weighting": self.weighting.state_dict(),
+            "weighting": self._weighting_state(),
             "task_names": list(self._task_names or ()),
         }
         for post_hook in self._optimizer_state_dict_post_hooks.values():
             changed = post_hook(self, state_dict)
             state_dict = state_dict if changed is None else changed
         return state_dict
+
+    def _weighting_state(self) -> dict[str, Any]:
+        """The method's state after the last step that was made."""
+        return self.weighting.state_dict()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restores what :meth:`state_dict` returned.
@@ -122,3 +133,11 @@ class Wrapper(torch.optim.Optimizer):
         self._restart()
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or pickle carries; hooks and the step under way stay behind."""
+        return {name: self.__dict__[name] for name in self._carried}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._init_unsaved()

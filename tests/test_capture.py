@@ -78,10 +78,10 @@ def test_dropped_tasks_are_counted_in_place(monkeypatch: pytest.MonkeyPatch) -> 
     model, optimizer, _ = made("cagrad-0.5", nonfinite="drop")
     model.y[1] = torch.nan
     step(model, optimizer)
-    before = optimizer._skip_counts, optimizer._last_losses
+    before = optimizer._policy.counts, optimizer._policy.known
     monkeypatch.setattr(capture, "under_way", lambda tensor: True)
     for count in (2, 3):
         step(model, optimizer, count)  # micro-batches of one step count once
         assert optimizer.skip_counts == [0, count, 0]
-    after = optimizer._skip_counts, optimizer._last_losses
+    after = optimizer._policy.counts, optimizer._policy.known
     assert all(x is y for x, y in zip(before, after, strict=True))

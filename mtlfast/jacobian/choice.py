@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+from mtlfast.jacobian.compat import REENTRANT, explained
 from mtlfast.jacobian.gradients import Jacobian
 from mtlfast.jacobian.partial import at_features, compared
 from mtlfast.jacobian.request import Request
@@ -25,13 +26,32 @@ def differentiate(engine: str, request: Request, *, needs_rows: bool) -> Jacobia
         engine: its name, or "auto".
         request: what is asked for.
         needs_rows: whether the method reads the K gradients themselves.
+
+    Raises:
+        RuntimeError: the graph is that of a compiled model with donated buffers; or it has a
+            reentrant checkpoint, and only "stored" can do without a part of a backward.
+        ValueError: no loss reaches any parameter, or features that no loss is computed from.
     """
+    with explained():
+        return _differentiate(engine, request, needs_rows)
+
+
+def _differentiate(engine: str, request: Request, needs_rows: bool) -> Jacobian:
+    if request.is_reentrant and (request.features or engine not in ("auto", "stored")):
+        name, found = ("features", "them") if request.features else ("engine", repr(engine))
+        raise RuntimeError(
+            f"{name}: expected {'None' if request.features else 'auto or stored'} beside a "
+            f"checkpoint with use_reentrant=True, found {found}; {REENTRANT}, use_reentrant=False "
+            f"everything"
+        )
     if request.features:
         return _because(at_features(request), "features were given")
     if engine != "auto":
         return _because(_ENGINES[engine](request), "it was asked for")
     if needs_rows:
         return _because(stored(request), "the method reads all task gradients")
+    if request.is_reentrant:
+        return _because(stored(request), REENTRANT)
     if request.compared is not None:
         return _because(compared(request), "gramian_params were given")
     return _because(stored(request), "its K backwards cost least here")

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mtlfast.jacobian.compat import explained, has_reentrant
 from mtlfast.jacobian.gradients import Jacobian
 from mtlfast.jacobian.graph import Graph
 from mtlfast.jacobian.heads import Heads
 from mtlfast.jacobian.request import UNREACHED, Request
+from mtlfast.jacobian.stored import stored
 from mtlfast.losses import TaskLosses
 
 
@@ -27,6 +29,8 @@ def weighted_(
         retain_graph: whether the graph is needed again.
 
     Raises:
+        RuntimeError: the graph is needed again and is that of a compiled model with donated
+            buffers.
         ValueError: the losses reach no parameter.
     """
     if not params:
@@ -51,21 +55,22 @@ def weighted_(
 def _backward(
     tasks: TaskLosses, factors: list[Tensor], params: Sequence[Tensor], retain_graph: bool
 ) -> None:
-    try:
-        torch.autograd.backward(
-            tasks.losses, factors, inputs=list(params), retain_graph=retain_graph
-        )
-    except RuntimeError as error:
-        if "use_reentrant" not in str(error):
-            raise
-        # A reentrant checkpoint allows no inputs: other leaves get their gradients as well.
-        torch.autograd.backward(tasks.losses, factors, retain_graph=retain_graph)
+    # A reentrant checkpoint allows no inputs: other leaves get their gradients as well.
+    inputs = None if has_reentrant(tasks) else list(params)
+    with explained():
+        torch.autograd.backward(tasks.losses, factors, inputs=inputs, retain_graph=retain_graph)
 
 
 def reused(request: Request) -> Jacobian:
-    """For weights that are known: no task gradient of what is below the heads is ever made."""
+    """For weights that are known: no task gradient of what is below the heads is ever made.
+
+    Beside a reentrant checkpoint all of them are.
+    """
+    if request.is_reentrant:
+        return stored(request)
     graph = Graph(request.tasks)
-    heads = Heads.differentiate(request, graph, graph.cut())
+    with explained():
+        heads = Heads.differentiate(request, graph, graph.cut())
     return Jacobian(
         request.params, heads.rows, heads.reach, "joint", further=heads.further(heads.below)
     )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
+from mtlfast.jacobian.compat import has_reentrant
 from mtlfast.losses import TaskLosses
 
 UNREACHED = (
@@ -40,6 +42,11 @@ class Request:
     features: tuple[Tensor, ...] = ()
     chunk_size: int | None = None
     sketch_size: int = 65536
+
+    @cached_property
+    def is_reentrant(self) -> bool:
+        """Whether there is a reentrant checkpoint, whose parameters the graph does not show."""
+        return has_reentrant(self.tasks)
 
     def split(self, reach: Sequence[int]) -> Split:
         """The T parameters by what is done with their gradients.

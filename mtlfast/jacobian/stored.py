@@ -7,12 +7,6 @@ import torch
 from mtlfast.jacobian.gradients import Jacobian, TaskGradients
 from mtlfast.jacobian.request import UNREACHED, Request
 
-DONATED = (
-    "engine: expected a graph that can be differentiated K times, found a compiled model that "
-    "gives its saved tensors away in its first backward; set "
-    "torch._functorch.config.donated_buffer = False before the model is compiled"
-)
-
 
 def stored(request: Request) -> Jacobian:
     """One backward per loss.
@@ -21,19 +15,11 @@ def stored(request: Request) -> Jacobian:
         K rows of T gradients. The graph is freed by the last backward.
 
     Raises:
-        RuntimeError: the graph is that of a compiled model with donated buffers.
         ValueError: no loss reaches any parameter.
     """
     if not request.params:
         raise ValueError(UNREACHED)
-    try:
-        rows = _rows(request)
-    except RuntimeError as error:
-        if "donated buffers" in str(error):
-            raise RuntimeError(DONATED) from error
-        if "use_reentrant" not in str(error):
-            raise
-        rows = _through_grad(request)
+    rows = _through_grad(request) if request.is_reentrant else _rows(request)
     reach = [
         sum(1 << k for k, grad in enumerate(column) if grad is not None)
         for column in zip(*rows, strict=True)
