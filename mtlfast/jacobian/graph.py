@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from torch import Tensor
@@ -123,13 +124,39 @@ class Graph:
         leaves = 0
         for n in self._leaf.values():
             leaves |= 1 << n
+        sizes = {n: self._sizes(n, leaves) for n in range(len(self.nodes))}
         while front.crossing:
             before = front.above & leaves
             while front.crossing and front.above & leaves == before:
-                top = front.crossing & ~self.nested(front)
-                self._move(front, top & -top)
+                # What leads to the fewest parameters first: its gradients are soon done with.
+                ready = places(front.crossing & ~self.nested(front))
+                self._move(front, 1 << min(ready, key=lambda n: sizes[n]))
                 self._settle(front)
+                self._absorb(front, sizes)
             yield self._cut(front)
+
+    def _sizes(self, place: int, leaves: Bits) -> tuple[int, int]:
+        """How many parameters, and how many nodes, can be reached from a node."""
+        below = self._below[place]
+        return (below & leaves).bit_count(), below.bit_count()
+
+    def _absorb(self, front: Front, sizes: dict[int, tuple[int, int]]) -> None:
+        """Takes in what passes on one parameter's gradient, such as its transpose or a cast."""
+        moved = -1
+        while moved:
+            moved = 0
+            for n in places(front.crossing & ~self.nested(front)):
+                if sizes[n][0] == 1 and self._is_of_parameter(n):
+                    moved |= 1 << n
+            self._move(front, moved)
+            self._settle(front)
+
+    def _is_of_parameter(self, place: int) -> bool:
+        """Whether a node's one input is as large as the one parameter below it."""
+        inputs = getattr(self.nodes[place], "_input_metadata", ())
+        last = self._below[place].bit_length() - 1
+        param = leaf(self.nodes[last])
+        return param is not None and len(inputs) == 1 and prod(inputs[0].shape) == param.numel()
 
     def front(self, above: Bits) -> Front:
         """What the edges that leave a set of nodes lead to; losses outside of it count as well."""
