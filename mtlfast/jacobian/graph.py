@@ -153,7 +153,7 @@ class Graph:
 
     def _is_of_parameter(self, place: int) -> bool:
         """Whether a node's one input is as large as the one parameter below it."""
-        inputs = getattr(self.nodes[place], "_input_metadata", ())
+        inputs: Any = getattr(self.nodes[place], "_input_metadata", ())
         last = self._below[place].bit_length() - 1
         param = leaf(self.nodes[last])
         return param is not None and len(inputs) == 1 and prod(inputs[0].shape) == param.numel()
@@ -189,6 +189,24 @@ class Graph:
             if front.crossing >> (n := self._place[root.node]) & 1
         }
         return [GradientEdge(self.nodes[n], number) for n, number in sorted(found)]
+
+    def senders(self, edges: Sequence[GradientEdge]) -> dict[Node, list[tuple[int, int]]]:
+        """The nodes that send gradients to these edges: the outputs, each with its edge's place."""
+        at = {(edge.node, edge.output_nr): i for i, edge in enumerate(edges)}
+        ends = 0
+        for edge in edges:
+            ends |= 1 << self._place[edge.node]
+        found: dict[Node, list[tuple[int, int]]] = {}
+        for node, children in zip(self.nodes, self._children, strict=True):
+            if children & ends:
+                sends = [
+                    (output, at[fn, number])
+                    for output, (fn, number) in enumerate(node.next_functions)
+                    if fn is not None and (fn, number) in at
+                ]
+                if sends:
+                    found[node] = sends
+        return found
 
     def _cut(self, front: Front) -> Cut:
         return Cut(self.edges(front), front.above)

@@ -13,6 +13,11 @@ UNREACHED = (
     "losses: expected losses that depend on parameters of the optimizer that require a gradient, "
     "found that none reaches any of them"
 )
+DONATED = (
+    "engine: expected a graph that can be differentiated K times, found a compiled model that "
+    "gives its saved tensors away in its first backward; set "
+    "torch._functorch.config.donated_buffer = False before the model is compiled"
+)
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,7 @@ from __future__ import annotations
 import torch
 
 from mtlfast.jacobian.gradients import Jacobian, TaskGradients
-from mtlfast.jacobian.request import UNREACHED, Request
-
-DONATED = (
-    "engine: expected a graph that can be differentiated K times, found a compiled model that "
-    "gives its saved tensors away in its first backward; set "
-    "torch._functorch.config.donated_buffer = False before the model is compiled"
-)
+from mtlfast.jacobian.request import DONATED, UNREACHED, Request
 
 
 def stored(request: Request) -> Jacobian:

@@ -8,8 +8,6 @@ that is held.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
@@ -18,6 +16,7 @@ from mtlfast.jacobian.gradients import Jacobian, TaskGradients
 from mtlfast.jacobian.graph import Cut, Graph
 from mtlfast.jacobian.heads import Heads, Inputs
 from mtlfast.jacobian.request import Request
+from mtlfast.jacobian.taps import Taps
 
 
 def streaming(request: Request) -> Jacobian:
@@ -77,13 +76,13 @@ class _Sums:
         return total
 
 
-def _blocks(heads: Heads, wanted: list[int]) -> Iterator[tuple[Cut, list[int]]]:
+def _blocks(heads: Heads, wanted: list[int]) -> list[tuple[Cut, list[int]]]:
     """Where each block ends, and its parameters, down to the last one that is wanted.
 
     Neighbours are one block as long as they hold no more than the largest one does.
     """
     if not wanted:
-        return
+        return []
     params, graph = heads.request.params, heads.graph
     found: list[tuple[Cut, list[int]]] = []
     above = heads.cut.above
@@ -101,17 +100,16 @@ def _blocks(heads: Heads, wanted: list[int]) -> Iterator[tuple[Cut, list[int]]]:
         if not left:
             break
     sizes = [sum(params[t].nbytes for t in block) for _, block in found]
-    largest, held = max(sizes), 0
-    joined: list[int] = []
+    room = 0
+    joined: list[tuple[Cut, list[int]]] = []
     for (cut, block), size in zip(found, sizes, strict=True):
-        if joined and held + size > largest:
-            yield end, joined
-            joined, held = [], 0
-        end = cut
-        joined = joined + block
-        held += size
-    if joined:
-        yield end, joined
+        if joined and size <= room:
+            joined[-1] = (cut, joined[-1][1] + block)
+        else:
+            joined.append((cut, block))
+            room = max(sizes)
+        room -= size
+    return joined
 
 
 def _differentiate(
@@ -119,12 +117,19 @@ def _differentiate(
 ) -> TaskGradients:
     """K rows of the gradients of a block's parameters; ``cotangents`` move on to its end."""
     params = [heads.request.params[t] for t in block]
-    inputs: Inputs = [*lower.edges, *params]
+    place = {(edge.node, edge.output_nr): i for i, edge in enumerate(upper.edges)}
+    same = [place.get((edge.node, edge.output_nr)) for edge in lower.edges]
+    ends = [edge for edge, i in zip(lower.edges, same, strict=True) if i is None]
+    starts = [i for i in range(len(upper.edges)) if i not in same]
+    top = Cut([upper.edges[i] for i in starts], upper.above)
+    inputs: Inputs = [*ends, *params]
     rows: TaskGradients = []
-    for k in range(len(cotangents)):
-        arriving, cotangents[k] = cotangents[k], []
-        found = heads.pull(upper, arriving, inputs)
-        del arriving
-        cotangents[k] = found[: len(lower.edges)]
-        rows.append(found[len(lower.edges) :])
+    with Taps(heads.graph, ends) as taps:
+        for k, arriving in enumerate(cotangents):
+            cotangents[k] = []
+            found = heads.pull(top, [arriving[i] for i in starts], inputs)
+            rows.append(found[len(ends) :])
+            del found
+            sent = iter(taps.take())
+            cotangents[k] = [next(sent) if i is None else arriving[i] for i in same]
     return rows
