@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import traceback
 import warnings
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,7 +15,9 @@ from mtlfast.jacobian.graph import Graph
 from mtlfast.jacobian.heads import Heads
 from mtlfast.jacobian.request import Request
 
-NO_RULE = "There is a performance drop because we have not yet implemented the batching rule"
+_NO_RULE = "There is a performance drop because we have not yet implemented the batching rule"
+_CANNOT = re.compile(r"vmap|[Bb]atching rule|BatchedTensor|that doesn't have storage")
+"""How torch words what ``vmap`` cannot do."""
 
 
 def batched(request: Request) -> Jacobian:
@@ -68,9 +73,17 @@ def _pull(
     dims = tuple(None if stack is None else 0 for stack in stacks)
     with warnings.catch_warnings():
         # An operator without a rule is called once for each task: right, and no news to the user.
-        warnings.filterwarnings("ignore", message=NO_RULE)
+        warnings.filterwarnings("ignore", message=_NO_RULE)
         # What a checkpoint computes again draws what it drew in the forward.
-        made = torch.vmap(one, in_dims=dims, randomness="same")(*stacks)
+        try:
+            made = torch.vmap(one, in_dims=dims, randomness="same")(*stacks)
+        except RuntimeError as error:
+            if not isinstance(error, NotImplementedError) and not _CANNOT.search(str(error)):
+                raise
+            raise RuntimeError(
+                f"engine: expected a graph that torch.vmap can differentiate, found "
+                f"{_operator(error)} ({str(error).strip().splitlines()[0]}); use engine='stored'"
+            ) from error
     return [(t, _rows(grads)) for t, grads in zip(arrived, made, strict=True)]
 
 
@@ -90,3 +103,22 @@ def _rows(grads: Tensor) -> list[Tensor]:
     if step < rows[0].numel() or not torch.ops.aten.is_non_overlapping_and_dense(rows[0]):
         rows = list(grads.contiguous().unbind())
     return rows
+
+
+def _operator(error: RuntimeError) -> str:
+    """What stopped ``vmap``: an operator, or the code of a custom function or a hook."""
+    found = re.search(r"aten::\w+", str(error))
+    if found:
+        return found.group()
+    if "compiled backward" in str(error):
+        return "a compiled model"
+    library = Path(torch.__file__).parent
+    frames = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    for code, line in reversed(frames):
+        path = Path(code.co_filename)
+        if path.is_relative_to(library):
+            continue
+        if path == Path(__file__):
+            break
+        return f"{getattr(code, 'co_qualname', code.co_name)} in {path.name}, line {line}"
+    return "an operator without a batching rule"
