@@ -5,14 +5,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+from mtlfast.jacobian.batched import batched
 from mtlfast.jacobian.compat import REENTRANT, explained
 from mtlfast.jacobian.gradients import Jacobian
 from mtlfast.jacobian.partial import at_features, compared
 from mtlfast.jacobian.request import Request
 from mtlfast.jacobian.stored import stored
+from mtlfast.jacobian.streaming import streaming
 
 _ENGINES: dict[str, Callable[[Request], Jacobian]] = {
     "stored": stored,
+    "batched": batched,
+    "streaming": streaming,
 }
 ENGINES = ("auto", *_ENGINES)
 GRAMIAN_ONLY = ("factored", "streaming", "sketched")

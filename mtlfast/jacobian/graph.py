@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
 from mtlfast.losses import TaskLosses
+
+HIDDEN = (
+    "engine: expected a graph with every parameter in sight, found a reentrant checkpoint, which "
+    "hides its own; checkpoint with use_reentrant=False, or use engine='stored' without features, "
+    "gramian_params and update_every"
+)
 
 Bits = int
 """A set of nodes, one bit each, by their place in topological order."""
@@ -42,11 +49,16 @@ class Graph:
     """What autograd has recorded, from K losses down to the parameters.
 
     It keeps the nodes alive, and with them what they have saved, until it is dropped.
+
+    Raises:
+        RuntimeError: a reentrant checkpoint hides a part of the graph.
     """
 
     def __init__(self, tasks: TaskLosses) -> None:
         self.roots = tuple(tasks.edges())
         self.nodes: list[Node] = _in_order(self.roots)
+        if any("CheckpointFunction" in node.name() for node in self.nodes):
+            raise RuntimeError(HIDDEN)
         self._place = {node: n for n, node in enumerate(self.nodes)}
         self._next: list[list[tuple[int, int]]] = [
             [(self._place[fn], number) for fn, number in node.next_functions if fn is not None]
@@ -123,13 +135,39 @@ class Graph:
         leaves = 0
         for n in self._leaf.values():
             leaves |= 1 << n
+        sizes = {n: self._sizes(n, leaves) for n in range(len(self.nodes))}
         while front.crossing:
             before = front.above & leaves
             while front.crossing and front.above & leaves == before:
-                top = front.crossing & ~self.nested(front)
-                self._move(front, top & -top)
+                # What leads to the fewest parameters first: its gradients are soon done with.
+                ready = places(front.crossing & ~self.nested(front))
+                self._move(front, 1 << min(ready, key=lambda n: sizes[n]))
                 self._settle(front)
+                self._absorb(front, sizes)
             yield self._cut(front)
+
+    def _sizes(self, place: int, leaves: Bits) -> tuple[int, int]:
+        """How many parameters, and how many nodes, can be reached from a node."""
+        below = self._below[place]
+        return (below & leaves).bit_count(), below.bit_count()
+
+    def _absorb(self, front: Front, sizes: dict[int, tuple[int, int]]) -> None:
+        """Takes in what passes on one parameter's gradient, such as its transpose or a cast."""
+        moved = -1
+        while moved:
+            moved = 0
+            for n in places(front.crossing & ~self.nested(front)):
+                if sizes[n][0] == 1 and self._is_of_parameter(n):
+                    moved |= 1 << n
+            self._move(front, moved)
+            self._settle(front)
+
+    def _is_of_parameter(self, place: int) -> bool:
+        """Whether a node's one input is as large as the one parameter below it."""
+        inputs: Any = getattr(self.nodes[place], "_input_metadata", ())
+        last = self._below[place].bit_length() - 1
+        param = leaf(self.nodes[last])
+        return param is not None and len(inputs) == 1 and prod(inputs[0].shape) == param.numel()
 
     def front(self, above: Bits) -> Front:
         """What the edges that leave a set of nodes lead to; losses outside of it count as well."""
@@ -162,6 +200,24 @@ class Graph:
             if front.crossing >> (n := self._place[root.node]) & 1
         }
         return [GradientEdge(self.nodes[n], number) for n, number in sorted(found)]
+
+    def senders(self, edges: Sequence[GradientEdge]) -> dict[Node, list[tuple[int, int]]]:
+        """The nodes that send gradients to these edges: the outputs, each with its edge's place."""
+        at = {(edge.node, edge.output_nr): i for i, edge in enumerate(edges)}
+        ends = 0
+        for edge in edges:
+            ends |= 1 << self._place[edge.node]
+        found: dict[Node, list[tuple[int, int]]] = {}
+        for node, children in zip(self.nodes, self._children, strict=True):
+            if children & ends:
+                sends = [
+                    (output, at[fn, number])
+                    for output, (fn, number) in enumerate(node.next_functions)
+                    if fn is not None and (fn, number) in at
+                ]
+                if sends:
+                    found[node] = sends
+        return found
 
     def _cut(self, front: Front) -> Cut:
         return Cut(self.edges(front), front.above)

@@ -15,6 +15,7 @@ from mtlfast.jacobian.compat import explained
 from mtlfast.jacobian.gradients import Further, TaskGradients, owned
 from mtlfast.jacobian.graph import Cut, Graph
 from mtlfast.jacobian.request import UNREACHED, Request
+from mtlfast.jacobian.taps import Taps
 
 Inputs = Sequence[Tensor | GradientEdge]
 """What to differentiate with respect to; torch takes a mixture, whatever its annotation says."""
@@ -73,23 +74,21 @@ class Heads:
         seeds = request.tasks.seeds()
         alone = not wanted and graph.is_alone(cut.above)
         last = len(graph.roots) - 1
-        for k, root in enumerate(graph.roots):
-            mine = [t for t in above if reach[t] >> k & 1]
-            inputs: Inputs = [*cut.edges, *(request.params[t] for t in mine)]
-            # Nodes that a single task owns are done with after its backward.
-            done = alone or (k == last and not wanted)
-            found: Sequence[Tensor | None] = ()
-            if inputs:
-                found = torch.autograd.grad(
-                    [root],
-                    inputs,  # type: ignore[arg-type]
-                    [seeds[k]],
-                    retain_graph=request.retain_graph or not done,
-                    allow_unused=True,
-                )
-            cotangents.append(list(found[: len(cut.edges)]))
-            for t, grad in zip(mine, found[len(cut.edges) :], strict=True):
-                rows[k][t] = grad
+        at = {(edge.node, edge.output_nr): i for i, edge in enumerate(cut.edges)}
+        with Taps(graph, cut.edges) as taps:
+            for k, root in enumerate(graph.roots):
+                mine = [t for t in above if reach[t] >> k & 1]
+                inputs: Inputs = [*cut.edges, *(request.params[t] for t in mine)]
+                # Nodes that a single task owns are done with after its backward.
+                done = alone or (k == last and not wanted)
+                if inputs:
+                    keep = request.retain_graph or not done
+                    found = _grad([root], inputs, [seeds[k]], keep)
+                    for t, grad in zip(mine, found[len(cut.edges) :], strict=True):
+                        rows[k][t] = grad
+                if (root.node, root.output_nr) in at:
+                    taps.add(at[root.node, root.output_nr], seeds[k])
+                cotangents.append(taps.take())
         return cls(request, graph, cut, cotangents, rows, reach, below)
 
     def pull(
@@ -119,15 +118,7 @@ class Heads:
         if not starts or not inputs:
             return [None] * len(inputs)
         edges, grads = zip(*starts, strict=True)
-        return list(
-            torch.autograd.grad(
-                edges,
-                list(inputs),  # type: ignore[arg-type]
-                grads,
-                retain_graph=retain_graph,
-                allow_unused=True,
-            )
-        )
+        return _grad(edges, inputs, grads, retain_graph)
 
     def further(
         self,
@@ -187,3 +178,16 @@ class Weighted(Further):
         keep = heads.request.retain_graph or bool(self.left)
         with explained():
             return owned(heads.pull(heads.cut, mixed, params, retain_graph=keep), params)
+
+
+def _grad(
+    starts: Sequence[GradientEdge], inputs: Inputs, grads: Sequence[Tensor], retain_graph: bool
+) -> list[Tensor | None]:
+    found = torch.autograd.grad(
+        starts,
+        list(inputs),  # type: ignore[arg-type]
+        grads,
+        retain_graph=retain_graph,
+        allow_unused=True,
+    )
+    return list(found)
