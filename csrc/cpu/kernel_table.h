@@ -58,6 +58,12 @@ struct KernelTable {
   double (*excess[kNumElementTypes])(const void* grad, const void* old, void* sums, int64_t begin,
                                      int64_t end, bool stream);
 
+  // sketch[e mod num_buckets] += ± element, with the sign of signs.h, for the elements e = first, first + 1, ... that fall
+  // into the buckets [begin, end), multiples of kSignsPerHash; returns the sum of their squares.
+  double (*sketch[kNumElementTypes])(const void* grad, int64_t size, int64_t first, uint64_t key,
+                                     float* sketch, int64_t num_buckets, int64_t begin,
+                                     int64_t end);
+
   // An optimizer's update by the gradient Σ_k weights[k] · rows[k], which is not rounded on the way; num_rows may be 0.
   // states: as many as the rule has.
   void (*update[kNumUpdateRules][kNumElementTypes])(const UpdateFactors<double>& factors,
