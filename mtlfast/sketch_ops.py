@@ -56,7 +56,7 @@ def sketch_(sketch: Tensor, norm: Tensor, grads: list[Tensor], first: int, seed:
 
 
 def sketched_gramian(sketches: Tensor, norms: Tensor) -> Tensor:
-    """The Gramian that sketches stand for: the norms that were counted, the cosines of the sketches.
+    """The Gramian that sketches stand for: the norms as counted, the cosines of the sketches.
 
     ``G[i, j] = sqrt(n_i n_j) s_i·s_j / (|s_i| |s_j|)``, positive semidefinite up to rounding.
 
@@ -91,6 +91,6 @@ def sketched_gramian(sketches: Tensor, norms: Tensor) -> Tensor:
     squares = inner.diagonal()
     # Of the sketch's length; a sketch of zeros has no direction.
     scale = torch.where(squares == 0, 0.0, (norms.detach() / squares).sqrt())
-    gramian = inner * scale * scale[:, None]
+    gramian = inner * (scale * scale[:, None])  # symmetric in every bit
     gramian.diagonal().copy_(norms.detach() + 0.0 * squares)
     return gramian

@@ -15,9 +15,7 @@ _GROUP = 64  # elements that share a hash
 _INCREMENT = 0x9E3779B97F4A7C15
 
 
-def sketch_(
-    sketch: Tensor, norm: Tensor, grads: Sequence[Tensor], first: int, seed: int
-) -> None:
+def sketch_(sketch: Tensor, norm: Tensor, grads: Sequence[Tensor], first: int, seed: int) -> None:
     """See :func:`mtlfast.sketch_ops.sketch_`."""
     _check(sketch, norm, grads, first)
     num_buckets = len(sketch)
