@@ -57,41 +57,58 @@ __attribute__((noinline)) void sketch_part(const T* source, int64_t from, int64_
   sketch_group(padded, signs, buckets, squares);
 }
 
-// Of `size` elements, numbered from `first` on, those that fall into the buckets [begin, end) of num_buckets; both are
-// multiples of kSignsPerHash. A bucket takes its elements in the order of their numbers, each in float32.
+// The elements [number, stop), the first of which is at `source` and belongs to the first of `buckets`. Returns the sum
+// of their squares.
 template <class T>
-double sketch_range(const void* untyped, int64_t size, int64_t first, uint64_t key, float* sketch,
-                    int64_t num_buckets, int64_t begin, int64_t end) {
+inline double sketch_run(const T* source, int64_t number, int64_t stop, uint64_t key,
+                         float* buckets) {
   constexpr int64_t kGroup = kSignsPerHash;
-  const T* grad = static_cast<const T*>(untyped);
-  const auto signs = [key](int64_t number) {
-    return sign_bits(key, static_cast<uint64_t>(number) / kSignsPerHash);
+  constexpr int64_t kAhead = prefetch_bytes(1) / static_cast<int64_t>(sizeof(T));
+  const auto signs = [key](int64_t of) {
+    return sign_bits(key, static_cast<uint64_t>(of) / kSignsPerHash);
   };
   Vec squares[4] = {};
-  // The sketch's first bucket has the number `turn`, in one turn around it after another.
-  for (int64_t turn = first & ~(num_buckets - 1); turn < first + size; turn += num_buckets) {
-    int64_t number = turn + begin > first ? turn + begin : first;
-    const int64_t stop = turn + end < first + size ? turn + end : first + size;
-    if (number >= stop) continue;
-    if (const int64_t from = number % kGroup; from != 0 || stop - number < kGroup) {
-      const int64_t to = from + stop - number < kGroup ? from + stop - number : kGroup;
-      sketch_part(grad + (number - first), from, to, signs(number), sketch + (number - from - turn),
-                  squares);
-      number += to - from;
-    }
-    for (; stop - number >= kGroup; number += kGroup) {
-      // What these buckets take next lies one turn ahead.
-      const char* next = reinterpret_cast<const char*>(grad + (number - first) + num_buckets);
-#pragma GCC unroll 8
-      for (uint64_t byte = 0; byte < kGroup * sizeof(T); byte += 64)
-        __builtin_prefetch(next + byte, 0, 3);
-      sketch_group(grad + (number - first), signs(number), sketch + (number - turn), squares);
-    }
-    if (number < stop)
-      sketch_part(grad + (number - first), 0, stop - number, signs(number),
-                  sketch + (number - turn), squares);
+  int64_t count = stop - number;
+  if (const int64_t from = number % kGroup; from != 0 || count < kGroup) {
+    const int64_t to = from + count < kGroup ? from + count : kGroup;
+    sketch_part(source, from, to, signs(number), buckets - from, squares);
+    source += to - from;
+    buckets += to - from;
+    number += to - from;
+    count -= to - from;
   }
+  for (; count >= kGroup; count -= kGroup) {
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < kGroup; i += 64 / static_cast<int64_t>(sizeof(T)))
+      __builtin_prefetch(source + kAhead + i, 0, 3);
+    sketch_group(source, signs(number), buckets, squares);
+    source += kGroup;
+    buckets += kGroup;
+    number += kGroup;
+  }
+  if (count > 0) sketch_part(source, 0, count, signs(number), buckets, squares);
   return sum_lanes((squares[0] + squares[1]) + (squares[2] + squares[3]));
+}
+
+// See KernelTable. A bucket takes its elements in the order of their numbers, each in float32.
+template <class T>
+void sketch_range(const void* untyped, int64_t size, int64_t first, uint64_t key, float* sketch,
+                  int64_t num_buckets, int64_t begin, int64_t end, int64_t block, double* norms) {
+  const T* grad = static_cast<const T*>(untyped);
+  const auto lesser = [](int64_t a, int64_t b) { return a < b ? a : b; };
+  const int64_t past = first + size;
+  // The sketch's first bucket has the number `turn`, in one turn around it after another.
+  for (int64_t turn = first & ~(num_buckets - 1); turn < past; turn += num_buckets) {
+    int64_t number = turn + begin > first ? turn + begin : first;
+    const int64_t stop = lesser(turn + end, past);
+    while (number < stop) {
+      const int64_t which = (number - turn) / block;
+      const int64_t next = lesser(stop, turn + (which + 1) * block);
+      norms[which] +=
+          sketch_run(grad + (number - first), number, next, key, sketch + (number - turn));
+      number = next;
+    }
+  }
 }
 
 }  // namespace
