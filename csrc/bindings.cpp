@@ -12,6 +12,7 @@
 #include "cuda/kernels.h"
 #include "cuda/launch.h"
 #include "fused.h"
+#include "sketch.h"
 #include "targets.h"
 
 namespace mtlfast {
@@ -122,6 +123,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   define_columns(module);
   cuda::define(module);
   define_fused(module);
+  define_sketch(module);
   module.def("solve", &run_solver, py::arg("name"), py::arg("gramian"), py::arg("options"),
              py::arg("losses"), py::arg("inputs"), py::arg("order"), py::arg("rng"),
              py::arg("state"), py::arg("status"));

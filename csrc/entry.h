@@ -47,13 +47,19 @@ inline at::Tensor check_weights(const at::Tensor& weights, const Plan& plan) {
   return weights.resolve_neg().contiguous();
 }
 
+// As run_unlocked(), for a plan that keeps its tensors alive.
+template <class Work>
+void run_held(const Plan& plan, Work work) {
+  if (!plan.is_large() || !plan.device.is_cpu()) return work();  // launches do not wait
+  const py::gil_scoped_release unlocked;
+  work();
+}
+
 // Runs work() without the interpreter's lock where it is long enough for another thread to care.
 template <class Work>
 void run_unlocked(Plan& plan, const py::handle& task_grads, Work work) {
-  if (!plan.is_large() || !plan.device.is_cpu()) return work();  // launches do not wait
-  plan.hold(task_grads.ptr());
-  const py::gil_scoped_release unlocked;
-  work();
+  if (plan.is_large() && plan.device.is_cpu()) plan.hold(task_grads.ptr());
+  run_held(plan, work);
 }
 
 }  // namespace mtlfast

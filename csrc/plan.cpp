@@ -35,15 +35,15 @@ class Sequence {
   PyObject* sequence_;
 };
 
-ElementType element_type(const at::Tensor& tensor, Py_ssize_t k, Py_ssize_t t) {
+template <class Entry>
+ElementType element_type(const at::Tensor& tensor, Entry name) {
   switch (tensor.scalar_type()) {
     case at::kFloat: return kFloat32;
     case at::kDouble: return kFloat64;
     case at::kBFloat16: return kBFloat16;
     case at::kHalf: return kFloat16;
     default:
-      throw py::type_error(entry(k, t) +
-                           ": expected float32, float64, bfloat16 or float16, found " +
+      throw py::type_error(name() + ": expected float32, float64, bfloat16 or float16, found " +
                            c10::toString(tensor.scalar_type()));
   }
 }
@@ -120,7 +120,7 @@ void Plan::read(PyObject* task_grads) {
         throw py::type_error(entry(k, t) + ": expected a tensor or None, found " +
                              Py_TYPE(object)->tp_name);
       const at::Tensor* tensor = &THPVariable_Unpack(object);
-      const ElementType type = element_type(*tensor, k, t);
+      const ElementType type = element_type(*tensor, [&] { return entry(k, t); });
       if (!known_device) {
         // The first tensor decides: the CPU or a GPU.
         if (tensor->is_cuda()) device = tensor->device();
@@ -157,6 +157,39 @@ void Plan::read(PyObject* task_grads) {
   for (int64_t t = 0; t < num_tensors; ++t) {
     offsets[t] = num_columns;
     if (like[t] != nullptr) num_columns += like[t]->numel();
+  }
+  offsets[num_tensors] = num_columns;
+}
+
+void Plan::read_list(PyObject* list, const std::string& name) {
+  if (!Sequence::is(list))
+    throw py::type_error(name + ": expected a list of tensors, found " + Py_TYPE(list)->tp_name);
+  const Sequence tensors(list);
+  copies.clear();
+  alive.clear();
+  num_tasks = 1;
+  num_tensors = tensors.size();
+  num_columns = 0;
+  device = at::kCPU;
+  const size_t count = static_cast<size_t>(num_tensors);
+  rows.resize(count);
+  types.resize(count);
+  like.resize(count);
+  offsets.resize(count + 1);
+  alive.reserve(count);  // `like` points into it
+  for (Py_ssize_t t = 0; t < num_tensors; ++t) {
+    const auto entry = [&] { return name + "[" + std::to_string(t) + "]"; };
+    if (!THPVariable_Check(tensors[t]))
+      throw py::type_error(entry() + ": expected a tensor, found " + Py_TYPE(tensors[t])->tp_name);
+    const at::Tensor& tensor = THPVariable_Unpack(tensors[t]);
+    types[t] = element_type(tensor, entry);
+    if (t == 0 && tensor.is_cuda()) device = tensor.device();
+    if (!is_plain(tensor, device)) check_plain(tensor, entry(), device);
+    alive.push_back(tensor.resolve_neg().contiguous());
+    like[t] = &alive.back();
+    rows[t] = alive.back().const_data_ptr();
+    offsets[t] = num_columns;
+    num_columns += tensor.numel();
   }
   offsets[num_tensors] = num_columns;
 }

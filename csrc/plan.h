@@ -32,6 +32,10 @@ struct Plan {
   // A tensor whose layout differs from its peers', or that is no plain dense block, is copied for this call.
   void read(PyObject* task_grads);
 
+  // Reads one list, as the only row. All tensors are kept alive; those whose elements do not follow one another in the
+  // order of their indices are copied. `name`: how messages call the list.
+  void read_list(PyObject* tensors, const std::string& name);
+
   // Keeps every tensor alive, so that the interpreter's lock can be released: another thread may change the lists.
   void hold(PyObject* task_grads);
 
@@ -75,6 +79,9 @@ void trimmed_mean(const Plan& plan, int trim, const std::vector<void*>& outs, bo
 // old, sums: [T, K], as rows; old null: zeros. out: [K].
 void excess(const Plan& plan, const std::vector<const void*>& old, const std::vector<void*>& sums,
             double* out);
+// Adds to sketch [num_buckets] and norm [1]: see csrc/cpu/kernel_table.h. One row, of which no tensor is null.
+void sketch(const Plan& plan, float* sketch, int64_t num_buckets, double* norm, int64_t first,
+            uint64_t key);
 // factors: [T]; params: [T]; states: [T, kMaxUpdateStates].
 void update(const Plan& plan, const double* weights, UpdateRule rule,
             const std::vector<UpdateFactors<double>>& factors, const std::vector<void*>& params,

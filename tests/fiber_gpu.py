@@ -29,6 +29,7 @@ GROUPS = (
     "TILES_EXACT_16",
     "COMBINE",
     "COLUMNS",
+    "SKETCH",
     "SOLVE",
     "STEP",
 )

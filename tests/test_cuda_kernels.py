@@ -20,7 +20,7 @@ PCGRAD = "mtlfast_solve_Pcgrad"
 
 def names_that_the_host_asks_for() -> set[str]:
     """By the rules of csrc/cuda and the table of solvers, not by the list of kernels."""
-    names = {"mtlfast_upload"}
+    names = {"mtlfast_upload", "mtlfast_sketch_s", "mtlfast_sketch_l"}
     for size in "sl":
         for dtype in ("f32", "f64", "bf16", "f16"):
             names.add(f"mtlfast_combine_{dtype}_{size}")

@@ -4,6 +4,7 @@
 #include "graddrop_kernel.h"
 #include "gramian_kernel.h"
 #include "kernel_table.h"
+#include "sketch_kernel.h"
 #include "trimmed_mean_kernel.h"
 #include "update_kernel.h"
 
@@ -34,6 +35,7 @@ const KernelTable& MTLFAST_TABLE() {
       {trim_rows<float>, trim_rows<double>, trim_rows<bfloat16>, trim_rows<float16>},
       trim_scratch,
       {excess_row<float>, excess_row<double>, excess_row<bfloat16>, excess_row<float16>},
+      {sketch_range<float>, sketch_range<double>, sketch_range<bfloat16>, sketch_range<float16>},
       {MTLFAST_UPDATE(kSgd), MTLFAST_UPDATE(kSgdMomentum), MTLFAST_UPDATE(kAdam),
        MTLFAST_UPDATE(kAdamMax)},
   };

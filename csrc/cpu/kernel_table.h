@@ -58,6 +58,13 @@ struct KernelTable {
   double (*excess[kNumElementTypes])(const void* grad, const void* old, void* sums, int64_t begin,
                                      int64_t end, bool stream);
 
+  // sketch[e mod num_buckets] += ± element, with the sign of signs.h, for the elements e = first, first + 1, ... that fall
+  // into the buckets [begin, end); the sum of the squares in each `block` of buckets is added to an entry of norms. All
+  // four numbers of buckets are multiples of kSignsPerHash.
+  void (*sketch[kNumElementTypes])(const void* grad, int64_t size, int64_t first, uint64_t key,
+                                   float* sketch, int64_t num_buckets, int64_t begin, int64_t end,
+                                   int64_t block, double* norms);
+
   // An optimizer's update by the gradient Σ_k weights[k] · rows[k], which is not rounded on the way; num_rows may be 0.
   // states: as many as the rule has.
   void (*update[kNumUpdateRules][kNumElementTypes])(const UpdateFactors<double>& factors,

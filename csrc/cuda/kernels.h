@@ -30,6 +30,10 @@ void trimmed_mean(const Plan& plan, int trim, const std::vector<void*>& outs, bo
 void excess(const Plan& plan, const std::vector<const void*>& old, const std::vector<void*>& sums,
             double* out);
 
+// As in csrc/plan.h, with sketch and norm in the device's memory.
+void sketch(const Plan& plan, float* sketch, int64_t num_buckets, double* norm, int64_t first,
+            uint64_t key);
+
 // Counts of steps, each with this one included.
 struct StepCounts {
   std::vector<double> counts;  // [T], on the host; empty: on the device, or there are none

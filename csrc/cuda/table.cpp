@@ -32,7 +32,8 @@ const TableBytes& make_table(const Plan& plan, ElementType type, const Place& pl
   int64_t columns = 0;
   for (int64_t t = 0; t < plan.num_tensors; ++t) {
     const int64_t size = plan.offsets[t + 1] - plan.offsets[t];
-    if (plan.like[t] == nullptr || plan.types[t] != type || size == 0) continue;
+    if (plan.like[t] == nullptr || size == 0) continue;
+    if (type != kNumElementTypes && plan.types[t] != type) continue;
     chosen.push_back(t);
     columns += size;
   }

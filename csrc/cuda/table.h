@@ -24,7 +24,7 @@ struct TableBytes {
   std::vector<unsigned char> bytes;
 };
 
-// Pointer L of tensor t is more[L - K][t]; an empty list stands for null pointers. No chunk is longer than
+// Of all tensors, where the type is kNumElementTypes. Pointer L of tensor t is more[L - K][t]; an empty list stands for null pointers. No chunk is longer than
 // `max_columns`. num_chunks is 0 where no tensor has this type.
 const TableBytes& make_table(const Plan& plan, ElementType type, const Place& place,
                              const std::vector<const std::vector<void*>*>& more, int max_columns);
@@ -34,11 +34,12 @@ const unsigned char* upload(const TableBytes& table, const std::string& name, co
 
 // Launches the kernel `name` with the table in its parameters, where it fits; fill(params, blocks) sets the others.
 // Blocks form `teams` of equal size, each of which walks over the whole table; more than run at the same time where
-// there are several teams, so that the last ones to end do not count.
+// there are several teams, so that the last ones to end do not count. `blocks`: so many instead, for a kernel that does
+// not deal out the table; 0: no such number.
 template <template <int> class Params, class Fill>
 void launch_with_table(const Place& place, const std::string& name, int threads,
-                       const TableBytes& table, Fill fill, int shared_bytes = 0,
-                       int64_t teams = 1) {
+                       const TableBytes& table, Fill fill, int shared_bytes = 0, int64_t teams = 1,
+                       int64_t blocks = 0) {
   const auto run = [&](auto& params, const char* suffix, const unsigned char* remote) {
     params.table.layout = table.layout;
     params.table.num_chunks = table.num_chunks;
@@ -50,8 +51,9 @@ void launch_with_table(const Place& place, const std::string& name, int threads,
     const int64_t wanted =
         teams == 1 ? kernel.resident_blocks : kTeamWaves * kernel.resident_blocks / teams;
     const int64_t members = std::clamp<int64_t>(table.num_chunks, 1, std::max<int64_t>(1, wanted));
-    fill(params, teams * members);
-    place.launch(kernel, teams * members, threads, params, shared_bytes);
+    const int64_t count = blocks != 0 ? blocks : teams * members;
+    fill(params, count);
+    place.launch(kernel, count, threads, params, shared_bytes);
   };
   const int64_t bytes = table.layout.bytes();
   if (bytes > kSmallPayload && bytes <= kLargePayload) {

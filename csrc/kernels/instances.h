@@ -1,6 +1,6 @@
 // Every kernel by name, in groups that are compiled by themselves.
 //
-// Names: mtlfast_<what>_<element type>[_k<rows>]_<s or l, for small or large parameters>.
+// Names: mtlfast_<what>[_<element type>][_k<rows>]_<s or l, for small or large parameters>.
 #pragma once
 
 #include "target.h"
@@ -177,6 +177,17 @@ MTLFAST_FOR_TYPES(MTLFAST_GRADDROP, )
 MTLFAST_FOR_TYPES(MTLFAST_TRIM, )
 MTLFAST_FOR_TYPES(MTLFAST_EXCESS, )
 MTLFAST_KERNEL(mtlfast_advance, kWarp, 1, AdvanceParams, advance)
+
+}  // namespace mtlfast
+#endif
+
+#if defined(MTLFAST_GROUP_SKETCH)
+#include "sketch.h"
+
+namespace mtlfast {
+
+MTLFAST_KERNEL(mtlfast_sketch_s, kSketchThreads, 8, SketchParams<kSmallPayload>, sketch)
+MTLFAST_KERNEL(mtlfast_sketch_l, kSketchThreads, 8, SketchParams<kLargePayload>, sketch)
 
 }  // namespace mtlfast
 #endif

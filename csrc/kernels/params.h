@@ -165,6 +165,28 @@ struct ExcessParams {
   bool accumulate;  // add to what is there
 };
 
+constexpr int kSketchThreads = 128;  // and as many buckets of a block
+
+// The element types of the tensors that one launch folds.
+enum SketchType : int {
+  kSketchFloat = 0,
+  kSketchDouble = 1,
+  kSketchBFloat16 = 2,
+  kSketchFloat16 = 3,
+  kSketchTypes = 4
+};
+
+template <int kPayload>
+struct SketchParams {
+  TableParams<kPayload>
+      table;  // pointer 1: kSketchTypes times the number of the first element, and the type
+  SumParams sums;
+  float* sketch;  // [2^log_buckets]
+  double* norm;   // [1]
+  uint64 key;     // of the signs
+  int log_buckets;
+};
+
 constexpr int kUpdateThreads = 256;
 
 template <int kPayload>

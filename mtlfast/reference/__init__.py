@@ -39,6 +39,7 @@ from mtlfast.reference.excess_mtl import excess
 from mtlfast.reference.fused import adam_, sgd_
 from mtlfast.reference.multi_tensor import combine, combine_, gramian
 from mtlfast.reference.scaffold import Solver
+from mtlfast.reference.sketch import sketch_
 
 SOLVERS: dict[str, Solver] = {
     "aligned_mtl": aligned_mtl.solve,
@@ -87,6 +88,7 @@ __all__ = [
     "graddrop_",
     "gramian",
     "sgd_",
+    "sketch_",
     "trimmed_mean",
     "trimmed_mean_",
 ]
