@@ -14,7 +14,8 @@ from torch import Tensor
 
 import mtlfast
 from benchmarks import methods, workloads
-from benchmarks.gpu import machine, peers
+from benchmarks.engine_models import MODELS
+from benchmarks.gpu import engines, machine, peers
 from benchmarks.gpu.machine import Call, Gpu
 from benchmarks.report import Report, Row, row
 from mtlfast import ops
@@ -57,6 +58,11 @@ class Bench:
             found.append((OPTIMIZER, partial(self.optimizer, total)))
         found.append((TORCH, self.torch))
         found.extend((SOLVERS, partial(self.solvers, num_tasks)) for num_tasks in (4, 8, 40))
+        rounds = max(2, self.rounds // 2)
+        found.extend(
+            (engines.TIME, partial(engines.measure, name, self.gpu, self.report, rounds))
+            for name in MODELS
+        )
         return found
 
     def sizes(self, total: int, count: int) -> list[int]:
