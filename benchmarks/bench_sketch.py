@@ -17,7 +17,7 @@ from mtlfast import sketch_ops
 pytestmark = pytest.mark.benchmark(disable_gc=True)
 
 clock = time.perf_counter
-SKETCH = "13. sketch_ over a read of the gradient; 60 tensors, P = 1e7"
+SKETCH = "10. sketch_ over a read of the gradient; 60 tensors, P = 1e7"
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -2,8 +2,8 @@
 //
 // Elements are numbered through all columns, and 64 that follow one another, from a multiple of 64 on, share a hash: bit
 // e % 64 of sign_bits(sign_key(seed), e / 64) says whether element e is subtracted. The hashes of a seed are the
-// splitmix64 sequence from the state sign_key(seed) on: elements whose numbers differ by a multiple of 64 or more take
-// bits of different terms, and two seeds take pieces of the sequence that are about 2^63 terms apart.
+// splitmix64 sequence from the state sign_key(seed) on: elements of one bucket take bits of different terms, and the
+// sequences of two seeds start at places of the one cycle of 2^64 terms that have nothing to do with each other.
 #pragma once
 
 #include "../solvers/mix.h"
