@@ -70,7 +70,7 @@ def test_dry_run(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     found = json.loads((tmp_path / "gpu.json").read_text())
     figures = {row["figure"][0] for row in found["rows"]}
-    assert figures == set("1234567")
+    assert figures == set("12345678")
     assert not [row for row in found["rows"] if row["case"] == "failed"]
     for row in found["rows"]:
         assert row["median"] is not None or "missing" in row["detail"] or "GPU" in row["detail"]
