@@ -73,7 +73,9 @@ def test_dry_run(tmp_path: Path) -> None:
     assert figures == set("12345678")
     assert not [row for row in found["rows"] if row["case"] == "failed"]
     for row in found["rows"]:
-        assert row["median"] is not None or "missing" in row["detail"] or "GPU" in row["detail"]
+        said = row["detail"]
+        told = "missing" in said or "GPU" in said or said.startswith("refused")
+        assert row["median"] is not None or told, row
     assert {"gpu", "commit", "date", "torch", "versions"} <= set(found["environment"])
     assert "over the floor" in (tmp_path / "gpu.txt").read_text()
     assert json.loads((tmp_path / "check.json").read_text())[0]["part"] == "bench"
