@@ -182,8 +182,9 @@ class MultiTaskOptimizer(Wrapper):
         Args:
             losses: K scalars of one step: a list, a tuple, a dict of names, or a tensor ``[K]``.
                 The names of the first dict hold for all later ones, whatever their order. A tensor
-                that is no ``torch.stack`` of losses has one graph for all of them: every task then
-                reaches every parameter, so name the shared ones by ``shared_params``.
+                that is no ``torch.stack`` of losses has one graph for all of them, as losses have
+                that one compiled function returns: every task then reaches every parameter, so
+                name the shared ones by ``shared_params``.
             *other_batches: the same tasks' losses on further independent batches, for a method that
                 compares batches: ``weighting.num_batches - 1`` of them.
             features: the shared representation, one tensor or several: the method compares the
