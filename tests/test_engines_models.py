@@ -152,8 +152,10 @@ def test_compiled_model(mode: Mode, backend: str, whole: bool, donated: bool) ->
             if whole and mode.part == "features":
                 assert "found one that no loss reaches" in refused  # heads begin inside the graph
                 return
+            # A backward that is made once, of the heads or of all, is no reason to refuse.
+            assert donated or not refused
+            assert refused or not (donated and mode.engine == "stored")
             if refused:
-                assert donated
                 assert refused.startswith(DONATED)
                 assert refused.endswith(REMEDY)
                 return
