@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from cases import ROWS, Row
-from engine_cases import Mode, each_mode, task_gradients
+from engine_modes import Mode, each_mode, task_gradients
 from models import (
     BY_ID,
     Mlp,

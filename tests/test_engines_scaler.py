@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from cases import Row
-from engine_cases import Mode, check_grads, each_mode, task_gradients
+from engine_modes import Mode, check_grads, each_mode, task_gradients
 from models import (
     BY_ID,
     Mlp,

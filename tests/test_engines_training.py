@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from engine_cases import MODELS, Mode, check_grads, combined, each_mode, task_gradients
+from engine_modes import MODELS, Mode, check_grads, combined, each_mode, task_gradients
 from models import (
     Mlp,
     MultiTask,
