@@ -203,7 +203,8 @@ class MultiTaskOptimizer(Wrapper):
                 before, losses on several devices, losses of too few or too many batches, losses
                 that reach no parameter, or features that no loss is computed from. After any error
                 parameters, ``grad`` and the method's state are as they were.
-            RuntimeError: the graph cannot be differentiated by the engine that was asked for.
+            RuntimeError: the graph cannot be differentiated by the engine that was asked for; or a
+                CUDA graph of the step is captured beside ``update_every``.
             FloatingPointError: NaN or Inf, under ``nonfinite="raise"``.
         """
         tasks = TaskLosses.read(losses, self._task_names)
@@ -238,6 +239,7 @@ class MultiTaskOptimizer(Wrapper):
         if not self.weighting.needs_task_grads and not self._policy.looks:
             self._weight(request, tasks, values, inputs)
         else:
+            options.captured(self.update_every, values)
             under_way, held = self._under_way(request), self._held
             if under_way is None:
                 self._undo_skipped()
