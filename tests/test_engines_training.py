@@ -16,13 +16,14 @@ from models import (
     assert_same,
     assert_same_grads,
     assert_same_params,
+    check_refused,
     last,
     last_weights,
 )
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from mtlfast import FAMO, CAGrad, MultiTaskOptimizer, PCGrad
+from mtlfast import FAMO, CAGrad, MultiTaskOptimizer, PCGrad, shown
 from mtlfast.jacobian import gradients
 from mtlfast.weighting import Weighting
 
@@ -307,6 +308,24 @@ def test_copies_go_on_by_themselves(mode: Mode, clone: Callable[[Any], Any]) -> 
 
 
 # Two devices
+
+
+@pytest.mark.parametrize("method", ["graddrop", "moco"])
+def test_methods_that_read_all_gradients_want_one_device(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They know no parts: the refusal comes before anything has changed."""
+    model = Mlp()
+    elsewhere = {id(param) for param in model.last.parameters()}
+    monkeypatch.setattr(
+        shown, "device_of", lambda p: torch.device("cuda" if id(p) in elsewhere else "cpu")
+    )
+    check_refused(
+        Mode("auto").wrap(model, method),
+        model.losses(),
+        ValueError,
+        r"^shared_params: expected parameters on one device for \w+, .* found some on cpu, cuda$",
+    )
 
 
 @each_mode
