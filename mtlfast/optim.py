@@ -476,14 +476,6 @@ class MultiTaskOptimizer(Wrapper):
         """How often each task was dropped, under ``nonfinite="drop"``; empty before that."""
         return [] if self._policy.counts is None else self._policy.counts.tolist()
 
-    def __repr__(self) -> str:
-        """Method, engine and wrapped optimizer."""
-        inner = repr(self.inner).replace("\n", "\n  ")
-        return (
-            f"MultiTaskOptimizer(\n  weighting={self.weighting!r},\n  engine={self.engine!r},\n"
-            f"  inner={inner}\n)"
-        )
-
 
 def _add(request: jacobian.Request, columns: Sequence[int], grads: Sequence[Tensor | None]) -> None:
     """Adds the gradients of some columns to what ``grad`` holds."""

@@ -79,6 +79,11 @@ def _cut_at(graph: Graph, request: Request) -> tuple[Cut, int]:
         place = None if edge is None else graph.place(edge.node)
         if edge is None or place is None:
             raise ValueError(_unreached(i))
+        if edge in edges:
+            raise ValueError(
+                f"features[{i}]: expected different tensors, found the one of "
+                f"features[{edges.index(edge)}]"
+            )
         edges.append(edge)
         starts.append(place)
     for i, place in enumerate(starts):
