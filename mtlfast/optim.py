@@ -211,12 +211,7 @@ class MultiTaskOptimizer(Wrapper):
         tasks = dataclasses.replace(
             tasks, scale=scaling.factor(scaler, tasks.losses[0], self.weighting, self.fused_step)
         )
-        wanted = self.weighting.num_batches
-        if len(other_batches) + 1 != wanted:
-            raise ValueError(
-                f"losses: {type(self.weighting).__name__} expected the losses of {wanted} "
-                f"independent batch{'es' * (wanted > 1)}, found {len(other_batches) + 1}"
-            )
+        options.batches(self.weighting, 1 + len(other_batches))
         batches = [tasks, *(TaskLosses.read(other, tasks.names) for other in other_batches)]
         apart = {id(p) for p in self.weighting.parameters()}  # the method itself sees to their grad
         request = jacobian.Request(
@@ -324,7 +319,8 @@ class MultiTaskOptimizer(Wrapper):
         if weights is not None:
             self._held = Held(weights)
         seen = seen._replace(losses=step.losses, gramian=gramian)
-        self._tell(tasks, grads.engine, grads.reason, seen, weights)
+        status = method.status_flag()
+        self.last = StepInfo(tasks.names, grads.engine, grads.reason, *seen, weights, status)
 
     def _weight(
         self,
@@ -357,8 +353,9 @@ class MultiTaskOptimizer(Wrapper):
         self._step_weights = (weights, Written.read(params))
         if tasks.scale is not None and under_way is None:
             self._scaled = before
-        why = "the method compares no gradients"
-        self._tell(tasks, "joint", why, shown.Shown(values), weights)
+        why, seen = "the method compares no gradients", shown.Shown(values)
+        status = self.weighting.status_flag()
+        self.last = StepInfo(tasks.names, "joint", why, *seen, weights, status)
 
     def _reuse(
         self,
@@ -381,20 +378,9 @@ class MultiTaskOptimizer(Wrapper):
             under_way.finish()
         elif seen.kept is not None:
             self._policy.note(self._policy.counts, seen.kept, seen.losses)
-        why = f"with the weights of {held.origin}"
-        self._tell(tasks, found.engine, why, seen._replace(losses=values), weights)
-
-    def _tell(
-        self,
-        tasks: TaskLosses,
-        engine: str,
-        reason: str,
-        seen: shown.Shown,
-        weights: Tensor | None,
-    ) -> None:
-        losses, gramian, kept = seen
+        why, seen = f"with the weights of {held.origin}", seen._replace(losses=values)
         status = self.weighting.status_flag()
-        self.last = StepInfo(tasks.names, engine, reason, losses, weights, gramian, kept, status)
+        self.last = StepInfo(tasks.names, found.engine, why, *seen, weights, status)
 
     def _under_way(self, request: jacobian.Request) -> Pending | None:
         """The step of which this call is one more micro-batch."""
@@ -412,12 +398,8 @@ class MultiTaskOptimizer(Wrapper):
     def _weighting_state(self) -> dict[str, Any]:
         if self._scaled is None:
             return super()._weighting_state()
-        now = self.weighting.snapshot()
-        scaling.undo(self.weighting, self._scaled)
-        try:
+        with scaling.undone(self.weighting, self._scaled):
             return super()._weighting_state()
-        finally:
-            self.weighting.restore(now)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Makes the wrapped optimizer's step.

@@ -57,6 +57,16 @@ def engine(name: str, method: Weighting, update_every: int) -> None:
         )
 
 
+def batches(method: Weighting, found: int) -> None:
+    """Raises ValueError unless the method compares this many batches."""
+    wanted = method.num_batches
+    if found != wanted:
+        raise ValueError(
+            f"losses: {type(method).__name__} expected the losses of {wanted} independent "
+            f"batch{'es' * (wanted > 1)}, found {found}"
+        )
+
+
 def captured(update_every: int, losses: Tensor) -> None:
     """Raises RuntimeError where a CUDA graph would replay one kind of step for ever."""
     if update_every > 1 and capture.under_way(losses):
