@@ -28,9 +28,9 @@ class StepInfo:
         engine: str,
         reason: str,
         losses: Tensor,
-        weights: Tensor | None,
         gramian: Tensor | None,
         kept: Tensor | None,
+        weights: Tensor | None,
         status: str | Tensor,
     ) -> None:
         self.task_names = tuple(task_names)

@@ -108,7 +108,8 @@ class Update:
             return
         scale: Tensor | None = None
         if max_grad_norm is not None:
-            norm = torch.stack([part.squared_norm() for part in self.parts]).sum().sqrt()
+            squares = [part.squared_norm() for part in self.parts]
+            norm = torch.stack([square.to(squares[0].device) for square in squares]).sum().sqrt()
             scale = (max_grad_norm / (norm + 1e-6)).clamp(max=1)
         reached = {id(param) for part in self.parts for param in part.params}
         for group in inner.param_groups:  # the state has the order that torch gives it
@@ -117,8 +118,9 @@ class Update:
                     _prepare(inner, group, param)
         make = _sgd if isinstance(inner, torch.optim.SGD) else _adam
         for part in self.parts:
+            there = None if scale is None else scale.to(part.weights.device)
             for group, chosen in _by_group(inner, part):
-                make(inner, group, chosen, scale)
+                make(inner, group, chosen, there)
 
 
 def _check_groups(inner: torch.optim.Optimizer) -> None:

@@ -182,8 +182,9 @@ class MultiTaskOptimizer(Wrapper):
         Args:
             losses: K scalars of one step: a list, a tuple, a dict of names, or a tensor ``[K]``.
                 The names of the first dict hold for all later ones, whatever their order. A tensor
-                that is no ``torch.stack`` of losses has one graph for all of them: every task then
-                reaches every parameter, so name the shared ones by ``shared_params``.
+                that is no ``torch.stack`` of losses has one graph for all of them, as losses have
+                that one compiled function returns: every task then reaches every parameter, so
+                name the shared ones by ``shared_params``.
             *other_batches: the same tasks' losses on further independent batches, for a method that
                 compares batches: ``weighting.num_batches - 1`` of them.
             features: the shared representation, one tensor or several: the method compares the
@@ -202,19 +203,15 @@ class MultiTaskOptimizer(Wrapper):
                 before, losses on several devices, losses of too few or too many batches, losses
                 that reach no parameter, or features that no loss is computed from. After any error
                 parameters, ``grad`` and the method's state are as they were.
-            RuntimeError: the graph cannot be differentiated by the engine that was asked for.
+            RuntimeError: the graph cannot be differentiated by the engine that was asked for; or a
+                CUDA graph of the step is captured beside ``update_every``.
             FloatingPointError: NaN or Inf, under ``nonfinite="raise"``.
         """
         tasks = TaskLosses.read(losses, self._task_names)
         tasks = dataclasses.replace(
             tasks, scale=scaling.factor(scaler, tasks.losses[0], self.weighting, self.fused_step)
         )
-        wanted = self.weighting.num_batches
-        if len(other_batches) + 1 != wanted:
-            raise ValueError(
-                f"losses: {type(self.weighting).__name__} expected the losses of {wanted} "
-                f"independent batch{'es' * (wanted > 1)}, found {len(other_batches) + 1}"
-            )
+        options.batches(self.weighting, 1 + len(other_batches))
         batches = [tasks, *(TaskLosses.read(other, tasks.names) for other in other_batches)]
         apart = {id(p) for p in self.weighting.parameters()}  # the method itself sees to their grad
         request = jacobian.Request(
@@ -237,6 +234,7 @@ class MultiTaskOptimizer(Wrapper):
         if not self.weighting.needs_task_grads and not self._policy.looks:
             self._weight(request, tasks, values, inputs)
         else:
+            options.captured(self.update_every, values)
             under_way, held = self._under_way(request), self._held
             if under_way is None:
                 self._undo_skipped()
@@ -321,7 +319,8 @@ class MultiTaskOptimizer(Wrapper):
         if weights is not None:
             self._held = Held(weights)
         seen = seen._replace(losses=step.losses, gramian=gramian)
-        self._tell(tasks, grads.engine, grads.reason, seen, weights)
+        status = method.status_flag()
+        self.last = StepInfo(tasks.names, grads.engine, grads.reason, *seen, weights, status)
 
     def _weight(
         self,
@@ -354,8 +353,9 @@ class MultiTaskOptimizer(Wrapper):
         self._step_weights = (weights, Written.read(params))
         if tasks.scale is not None and under_way is None:
             self._scaled = before
-        why = "the method compares no gradients"
-        self._tell(tasks, "joint", why, shown.Shown(values), weights)
+        why, seen = "the method compares no gradients", shown.Shown(values)
+        status = self.weighting.status_flag()
+        self.last = StepInfo(tasks.names, "joint", why, *seen, weights, status)
 
     def _reuse(
         self,
@@ -378,20 +378,9 @@ class MultiTaskOptimizer(Wrapper):
             under_way.finish()
         elif seen.kept is not None:
             self._policy.note(self._policy.counts, seen.kept, seen.losses)
-        why = f"with the weights of {held.origin}"
-        self._tell(tasks, found.engine, why, seen._replace(losses=values), weights)
-
-    def _tell(
-        self,
-        tasks: TaskLosses,
-        engine: str,
-        reason: str,
-        seen: shown.Shown,
-        weights: Tensor | None,
-    ) -> None:
-        losses, gramian, kept = seen
+        why, seen = f"with the weights of {held.origin}", seen._replace(losses=values)
         status = self.weighting.status_flag()
-        self.last = StepInfo(tasks.names, engine, reason, losses, weights, gramian, kept, status)
+        self.last = StepInfo(tasks.names, found.engine, why, *seen, weights, status)
 
     def _under_way(self, request: jacobian.Request) -> Pending | None:
         """The step of which this call is one more micro-batch."""
@@ -409,12 +398,8 @@ class MultiTaskOptimizer(Wrapper):
     def _weighting_state(self) -> dict[str, Any]:
         if self._scaled is None:
             return super()._weighting_state()
-        now = self.weighting.snapshot()
-        scaling.undo(self.weighting, self._scaled)
-        try:
+        with scaling.undone(self.weighting, self._scaled):
             return super()._weighting_state()
-        finally:
-            self.weighting.restore(now)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Makes the wrapped optimizer's step.
@@ -472,14 +457,6 @@ class MultiTaskOptimizer(Wrapper):
     def skip_counts(self) -> list[int]:
         """How often each task was dropped, under ``nonfinite="drop"``; empty before that."""
         return [] if self._policy.counts is None else self._policy.counts.tolist()
-
-    def __repr__(self) -> str:
-        """Method, engine and wrapped optimizer."""
-        inner = repr(self.inner).replace("\n", "\n  ")
-        return (
-            f"MultiTaskOptimizer(\n  weighting={self.weighting!r},\n  engine={self.engine!r},\n"
-            f"  inner={inner}\n)"
-        )
 
 
 def _add(request: jacobian.Request, columns: Sequence[int], grads: Sequence[Tensor | None]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mtlfast import jacobian
+from mtlfast import capture, jacobian
 from mtlfast.weighting import Weighting
 
 
@@ -54,6 +54,25 @@ def engine(name: str, method: Weighting, update_every: int) -> None:
     if update_every > 1:
         raise ValueError(
             f"update_every: expected 1 for {kind}, which {what} at every step, found {update_every}"
+        )
+
+
+def batches(method: Weighting, found: int) -> None:
+    """Raises ValueError unless the method compares this many batches."""
+    wanted = method.num_batches
+    if found != wanted:
+        raise ValueError(
+            f"losses: {type(method).__name__} expected the losses of {wanted} independent "
+            f"batch{'es' * (wanted > 1)}, found {found}"
+        )
+
+
+def captured(update_every: int, losses: Tensor) -> None:
+    """Raises RuntimeError where a CUDA graph would replay one kind of step for ever."""
+    if update_every > 1 and capture.under_way(losses):
+        raise RuntimeError(
+            f"update_every: expected 1 in a captured step, which is replayed as it is, "
+            f"found {update_every}"
         )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -72,3 +73,14 @@ def undo(method: Weighting, before: dict[str, Any]) -> None:
     for param, value, grad in learned:
         param.detach().copy_(value)
         param.grad = grad
+
+
+@contextmanager
+def undone(method: Weighting, before: dict[str, Any]) -> Iterator[None]:
+    """Inside the block the method is as it was before a step that may have been skipped."""
+    now = method.snapshot()
+    undo(method, before)
+    try:
+        yield
+    finally:
+        method.restore(now)

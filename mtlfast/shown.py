@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mtlfast import jacobian, scaling
 from mtlfast.jacobian import Jacobian, Split, TaskGradients
+from mtlfast.jacobian.gradients import device_of
 from mtlfast.losses import TaskLosses
 from mtlfast.nonfinite import Policy
 from mtlfast.ops import TaskGrads
@@ -82,7 +83,16 @@ def transformed(
     """What a method that reads all task gradients makes of those of the shared parameters.
 
     A method with buffers knows a parameter by its place among all ``params`` of the optimizer.
+
+    Raises:
+        ValueError: the shared parameters lie on several devices.
     """
+    devices = {str(device_of(param)) for param in shared}
+    if len(devices) > 1:
+        raise ValueError(
+            f"shared_params: expected parameters on one device for {type(method).__name__}, which "
+            f"reads all task gradients at once, found some on {', '.join(sorted(devices))}"
+        )
     if shown.kept is not None:
         rows = jacobian.masked(rows, shown.kept.repeat(method.num_batches))
     if not method.keeps_buffers:

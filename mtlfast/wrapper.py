@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from collections import OrderedDict, defaultdict
 from collections.abc import Mapping
@@ -13,6 +14,12 @@ from torch import Tensor
 from mtlfast.weighting import Weighting
 
 _STATE_KEY = "mtlfast"
+_HIDDEN = {
+    "shared_params": "_shared",
+    "gramian_params": "_compared",
+    "task_names": "_task_names",
+}
+"""Where arguments are kept that are no attributes of the same name."""
 
 
 class Wrapper(torch.optim.Optimizer):
@@ -141,3 +148,17 @@ class Wrapper(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._init_unsaved()
+
+    def __repr__(self) -> str:
+        """Method, engine, options that are not the default, and the wrapped optimizer."""
+        lines = [f"weighting={self.weighting!r}"]
+        for name, option in inspect.signature(type(self)).parameters.items():
+            value = vars(self).get(name, vars(self).get(_HIDDEN.get(name, ""), option.default))
+            if option.kind is not option.KEYWORD_ONLY:
+                continue
+            if name in ("shared_params", "gramian_params") and value is not None:
+                lines.append(f"{name}=<{len(value)} parameters>")
+            elif name == "engine" or value != option.default:
+                lines.append(f"{name}={value!r}")
+        lines.append(f"inner={self.inner!r}".replace("\n", "\n  "))
+        return f"{type(self).__name__}(\n  " + ",\n  ".join(lines) + "\n)"

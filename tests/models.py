@@ -196,6 +196,10 @@ class MultiTask(nn.Module):
 
     def losses(self, step: int = 0) -> list[Tensor]:
         """One positive loss per task; the targets are random, so that gradients conflict."""
+        return self.hidden_and_losses(step)[1]
+
+    def hidden_and_losses(self, step: int = 0) -> tuple[Tensor, list[Tensor]]:
+        """What all heads see, too."""
         generator = torch.Generator().manual_seed(step)
         hidden = self.hidden(self.inputs(generator))
         losses = []
@@ -203,7 +207,7 @@ class MultiTask(nn.Module):
             target = torch.randn(len(hidden), 2, generator=generator) * (k + 1)
             out = head(hidden.to(next(head.parameters()).dtype))
             losses.append((out - target.to(out.dtype)).square().mean())
-        return losses
+        return hidden, losses
 
 
 class Mlp(MultiTask):
@@ -326,21 +330,4 @@ class _GivenGradient(torch.autograd.Function):
 def given_gradient(x: Tensor, grad: Tensor) -> Tensor:
     """A scalar whose gradient for ``x`` is this very tensor, with its strides."""
     found: Tensor = _GivenGradient.apply(x, grad)  # type: ignore[no-untyped-call]
-    return found
-
-
-class _Elsewhere(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return torch.zeros((), dtype=torch.float64)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return torch.ones_like(ctx.saved_tensors[0])
-
-
-def elsewhere(x: Tensor) -> Tensor:
-    """A zero on the CPU that depends on a parameter on another device."""
-    found: Tensor = _Elsewhere.apply(x)  # type: ignore[no-untyped-call]
     return found

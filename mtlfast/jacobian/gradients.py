@@ -93,7 +93,7 @@ class Jacobian:
     def is_plain(self) -> bool:
         """Whether K rows on one device are all there is."""
         devices = {
-            param.device for param, mask in zip(self.params, self.reach, strict=True) if mask
+            device_of(param) for param, mask in zip(self.params, self.reach, strict=True) if mask
         }
         return not self.products and self.further is None and len(devices) == 1
 
@@ -214,8 +214,13 @@ class Jacobian:
         elsewhere = self.further.columns if self.further is not None else ()
         for t in columns:
             if self.reach[t] and t not in self.products and t not in elsewhere:
-                groups.setdefault(self.params[t].device, []).append(t)
+                groups.setdefault(device_of(self.params[t]), []).append(t)
         return list(groups.values())
+
+
+def device_of(param: Tensor) -> torch.device:
+    """Which parameters are balanced in one go."""
+    return param.device
 
 
 def add(param: Tensor, grad: Tensor) -> None:

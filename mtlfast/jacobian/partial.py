@@ -78,9 +78,11 @@ def _cut_at(graph: Graph, request: Request) -> tuple[Cut, int]:
         edge = get_gradient_edge(feature) if feature.requires_grad else None
         place = None if edge is None else graph.place(edge.node)
         if edge is None or place is None:
+            raise ValueError(_unreached(i))
+        if edge in edges:
             raise ValueError(
-                f"features[{i}]: expected a tensor that the losses are computed from and that "
-                f"requires a gradient, found one that no loss reaches"
+                f"features[{i}]: expected different tensors, found the one of "
+                f"features[{edges.index(edge)}]"
             )
         edges.append(edge)
         starts.append(place)
@@ -92,10 +94,21 @@ def _cut_at(graph: Graph, request: Request) -> tuple[Cut, int]:
             )
     behind = graph.below(starts)
     front = graph.front(((1 << len(graph.nodes)) - 1) & ~behind)
+    crossing = graph.edges(front)
+    used = {(edge.node, edge.output_nr) for edge in crossing}
+    for i, edge in enumerate(edges):
+        if (edge.node, edge.output_nr) not in used:
+            raise ValueError(_unreached(i))
     known = {(edge.node, edge.output_nr) for edge in edges}
     at = {edge.node for edge in edges}
     # Another output of a feature's node, such as the other half of a split, is passed on as well.
-    crossing = graph.edges(front)
     edges += [e for e in crossing if e.node in at and (e.node, e.output_nr) not in known]
     around = graph.below([n for n in places(front.crossing) if graph.nodes[n] not in at])
     return Cut(edges, front.above), around & behind
+
+
+def _unreached(place: int) -> str:
+    return (
+        f"features[{place}]: expected a tensor that the losses are computed from and that "
+        f"requires a gradient, found one that no loss reaches"
+    )

@@ -1,0 +1,364 @@
+"""The table of engines and modes, small models of every kind, and what holds for all of them.
+
+A new engine enters by itself; only what it refuses by design has to be named here.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from models import ConvNet, Embedded, Mlp, MultiTask, Tied, last, last_weights
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mtlfast import CAGrad, MultiTaskOptimizer, jacobian
+from mtlfast.weighting import Weighting
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A way to get at the balanced gradient.
+
+    Attributes:
+        id: its name.
+        options: of the constructor, beside those in ``gramian_params``.
+        call: of ``backward``.
+        part: what the method compares: "all", "params" (those of ``part_of``) or "features".
+        exact: whether the Gramian is that of the gradients.
+        keeps: whether the gradients of micro-batches add up; None: that is its own choice.
+    """
+
+    id: str
+    options: tuple[tuple[str, Any], ...] = ()
+    call: tuple[tuple[str, Any], ...] = ()
+    part: str = "all"
+    exact: bool = True
+    keeps: bool | None = True
+
+    def __str__(self) -> str:
+        return self.id
+
+    @property
+    def engine(self) -> str:
+        return str(dict(self.options).get("engine", "auto"))
+
+    @property
+    def update_every(self) -> int:
+        return int(dict(self.options).get("update_every", 1))
+
+    def wrap(
+        self,
+        model: nn.Module,
+        weighting: Weighting | str | None = None,
+        inner: Callable[[Any], torch.optim.Optimizer] | None = None,
+        **options: Any,
+    ) -> MultiTaskOptimizer:
+        """CAGrad and SGD by default."""
+        params = list(model.parameters())
+        plain = torch.optim.SGD(params, lr=0.1, momentum=0.9) if inner is None else inner(params)
+        if self.part == "params":
+            options["gramian_params"] = part_of(model)
+        method = CAGrad() if weighting is None else weighting
+        return MultiTaskOptimizer(plain, method, **{**dict(self.options), **options})
+
+    def backward(
+        self, optimizer: MultiTaskOptimizer, hidden: Tensor, losses: Any, **call: Any
+    ) -> None:
+        if self.part == "features":
+            call["features"] = hidden
+        optimizer.backward(losses, **dict(self.call), **call)
+
+
+_KEEPS = {"streaming": False, "sketched": False, "auto": None}
+MODES = [
+    *(
+        Mode(
+            name,
+            (("engine", name),),
+            exact=name != "sketched",
+            keeps=_KEEPS.get(name, True),
+        )
+        for name in jacobian.ENGINES
+    ),
+    Mode("gramian_params", part="params", keeps=False),
+    Mode("features", part="features", keeps=False),
+    Mode("update_every", (("update_every", 2),), keeps=None),
+    Mode("retain_graph", call=(("retain_graph", True),), keeps=None),
+]
+BY_MODE = {mode.id: mode for mode in MODES}
+each_mode = pytest.mark.parametrize("mode", MODES, ids=str)
+
+
+def part_of(model: nn.Module) -> Sequence[Tensor]:
+    """The last shared parameters, one or two of them."""
+    apart = ("heads", "unreached")
+    return [
+        param
+        for name, param in model.named_parameters()
+        if param.requires_grad and not name.startswith(apart)
+    ][-2:]
+
+
+# Models
+
+
+class Trunk(MultiTask):
+    """Any module before the heads; it takes ``[8, 5]`` (``[8, 3, 5]``) and returns ``[8, 4]``."""
+
+    def __init__(
+        self,
+        trunk: nn.Module,
+        *,
+        sequence: bool = False,
+        num_tasks: int = 3,
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
+        super().__init__(num_tasks, 4)
+        self.trunk = trunk
+        self.shape = (8, 3, 5) if sequence else (8, 5)
+        self.to(dtype)
+
+    def inputs(self, generator: torch.Generator) -> Tensor:
+        dtype = next(self.trunk.parameters()).dtype
+        return torch.randn(self.shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    def hidden(self, x: Tensor) -> Tensor:
+        found: Tensor = self.trunk(x)
+        return found
+
+
+class LastState(nn.Module):
+    """A recurrent network's last output."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: Tensor = self.network(x)[0]
+        return outputs[:, -1]
+
+
+class Twice(nn.Module):
+    """The same layer used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.layer = nn.Linear(5, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.layer(torch.tanh(self.layer(self.first(x))))
+        return found
+
+
+class Checkpointed(nn.Module):
+    """Two of three layers are computed again in the backward."""
+
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__()
+        self.reentrant = reentrant
+        self.first = nn.Linear(5, 6)
+        self.inside = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.tanh(self.first(x))
+        found: Tensor = checkpoint(self.inside, hidden, use_reentrant=self.reentrant)
+        return found
+
+
+class AllInside(nn.Module):
+    """A reentrant checkpoint around the whole trunk, as it is done: the data need a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = checkpoint(self.inside, x.requires_grad_(), use_reentrant=True)
+        return found
+
+
+class Partly(MultiTask):
+    """Task 0 does not reach the second layer, task 2 not the first one's side branch."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 4)
+        self.first, self.side, self.second = nn.Linear(5, 4), nn.Linear(5, 4), nn.Linear(4, 4)
+        self.double()
+
+    def inputs(self, generator: torch.Generator) -> Tensor:
+        return torch.randn(8, 5, generator=generator, dtype=torch.float64)
+
+    def hidden_and_losses(self, step: int = 0) -> tuple[Tensor, list[Tensor]]:
+        generator = torch.Generator().manual_seed(step)
+        x = self.inputs(generator)
+        hidden = torch.tanh(self.first(x))
+        beside = torch.tanh(self.side(x))
+        seen = [hidden + beside, self.second(hidden) * beside, self.second(hidden)]
+        targets = torch.randn(3, 8, 2, generator=generator, dtype=torch.float64)
+        return hidden, [
+            (head(z) - target).square().mean()
+            for head, z, target in zip(self.heads, seen, targets, strict=True)
+        ]
+
+
+def _layers(*layers: nn.Module) -> Callable[[], MultiTask]:
+    return lambda: Trunk(nn.Sequential(*copy.deepcopy(layers)))
+
+
+MODELS: dict[str, Callable[[], MultiTask]] = {
+    "frozen": Mlp,
+    "tied": Tied,
+    "twice": lambda: Trunk(Twice()),
+    "partly": Partly,
+    "embedding": Embedded,
+    "convolutions": ConvNet,
+    "batch_norm": lambda: Trunk(
+        nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 4))
+    ),
+    "layer_norm": lambda: Trunk(
+        nn.Sequential(nn.Linear(5, 6), nn.LayerNorm(6), nn.GELU(), nn.Linear(6, 4))
+    ),
+    "attention": lambda: Trunk(
+        nn.Sequential(
+            nn.Linear(5, 4),
+            nn.TransformerEncoderLayer(4, 2, 8, batch_first=True),
+            nn.Flatten(),
+            nn.Linear(12, 4),
+        ),
+        sequence=True,
+    ),
+    "dropout": lambda: Trunk(
+        nn.Sequential(nn.Linear(5, 16), nn.Dropout(0.5), nn.Tanh(), nn.Linear(16, 4))
+    ),
+    "in_place": lambda: Trunk(
+        nn.Sequential(
+            nn.Linear(5, 16), nn.ReLU(inplace=True), nn.Linear(16, 4), nn.ReLU(inplace=True)
+        )
+    ),
+    "lstm": lambda: Trunk(LastState(nn.LSTM(5, 4, 2, batch_first=True)), sequence=True),
+    "gru": lambda: Trunk(LastState(nn.GRU(5, 4, batch_first=True)), sequence=True),
+    "checkpoint": lambda: Trunk(Checkpointed(reentrant=False)),
+    "reentrant": lambda: Trunk(Checkpointed(reentrant=True)),
+    "reentrant_all": lambda: Trunk(AllInside()),
+}
+
+
+def refusal(mode: Mode, name: str) -> str | None:
+    """What the error says where a mode refuses a model by design."""
+    if name.startswith("reentrant") and (
+        mode.part == "features" or mode.engine not in ("auto", "stored")
+    ):
+        return r"beside a checkpoint with use_reentrant=True.*use_reentrant=False everything"
+    return None
+
+
+# What holds for all
+
+
+def task_gradients(
+    losses: list[Tensor], model: nn.Module
+) -> tuple[list[Tensor], list[list[Tensor | None]]]:
+    """Plain torch's: the parameters that some loss reaches, and K rows of their gradients.
+
+    By way of ``grad``, which works with every kind of graph.
+    """
+    params = [param for param in model.parameters() if param.requires_grad]
+    before = [param.grad for param in params]
+    rows: list[list[Tensor | None]] = []
+    for loss in losses:
+        for param in params:
+            param.grad = None
+        loss.backward(retain_graph=True)  # type: ignore[no-untyped-call]
+        rows.append([param.grad for param in params])
+    for param, grad in zip(params, before, strict=True):
+        param.grad = grad
+    columns = [t for t in range(len(params)) if any(row[t] is not None for row in rows)]
+    return [params[t] for t in columns], [[row[t] for t in columns] for row in rows]
+
+
+def combined(
+    params: list[Tensor], rows: list[list[Tensor | None]], weights: Tensor
+) -> list[Tensor]:
+    """``Σ w_k g_k`` of what is shared, the own gradient of what is not."""
+    found = []
+    for t, param in enumerate(params):
+        column = [row[t] for row in rows]
+        alone = sum(grad is not None for grad in column) == 1
+        total = torch.zeros_like(param, dtype=torch.float64)
+        for weight, grad in zip(weights, column, strict=True):
+            if grad is not None:
+                total += grad.double() * (1.0 if alone else weight)
+        found.append(total.to(param.dtype))
+    return found
+
+
+def gramian_of(rows: list[list[Tensor | None]], columns: list[int]) -> Tensor:
+    """``[K, K]`` float64."""
+
+    def flat(row: list[Tensor | None], like: list[Tensor | None]) -> Tensor:
+        parts = [
+            torch.zeros(()) if z is None else (torch.zeros_like(z) if g is None else g)
+            for g, z in zip(row, like, strict=True)
+        ]
+        return torch.cat([part.double().reshape(-1) for part in parts])
+
+    some = [next((row[t] for row in rows if row[t] is not None), None) for t in columns]
+    matrix = torch.stack([flat([row[t] for t in columns], some) for row in rows])
+    return matrix @ matrix.T
+
+
+def check_grads(
+    optimizer: MultiTaskOptimizer,
+    params: list[Tensor],
+    rows: list[list[Tensor | None]],
+    rtol: float = 1e-9,
+    weights: Tensor | None = None,
+    found: Sequence[Tensor] | None = None,
+) -> None:
+    """``grad`` is the combination of these task gradients with the weights that were told.
+
+    Args:
+        optimizer: it has just balanced.
+        params: of these the gradients.
+        rows: K rows of gradients.
+        rtol: tolerance, also of the largest element of all.
+        weights: default: those of ``last``.
+        found: the parameters that were balanced; default: ``params``.
+    """
+    expected = combined(params, rows, last_weights(optimizer) if weights is None else weights)
+    scale = max(float(total.abs().max()) for total in expected)
+    for param, total in zip(params if found is None else found, expected, strict=True):
+        assert param.grad is not None
+        torch.testing.assert_close(param.grad, total, rtol=rtol, atol=rtol * scale)
+
+
+def check_gramian(
+    mode: Mode,
+    optimizer: MultiTaskOptimizer,
+    model: nn.Module,
+    params: list[Tensor],
+    rows: list[list[Tensor | None]],
+    rtol: float = 1e-9,
+) -> None:
+    """The method has seen the Gramian of the gradients that it was meant to compare."""
+    gramian = last(optimizer).gramian
+    if gramian is None:
+        assert mode.update_every > 1
+        return
+    if not mode.exact or mode.part == "features":
+        return
+    part = {id(param) for param in part_of(model)}
+    count = [sum(row[t] is not None for row in rows) for t in range(len(params))]
+    columns = [
+        t
+        for t, param in enumerate(params)
+        if (id(param) in part if mode.part == "params" else count[t] > 1)
+    ]
+    expected = gramian_of(rows, columns)
+    torch.testing.assert_close(gramian, expected, rtol=rtol, atol=rtol * float(expected.max()))
