@@ -132,7 +132,7 @@ class Hooked(Layered):
 
 
 class Recomputed(Layered):
-    """A checkpoint over layers with dropout, in-place activations, and weights that are computed."""
+    """A checkpoint over layers with dropout, in-place activations, and a computed weight."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -246,7 +246,7 @@ def pair(case: Case, method: Method, engine: str, **options: Any) -> list[tuple[
 def check_same(
     case: Case, method: Method, engine: str, tolerance: float = 1e-9, **options: Any
 ) -> None:
-    """Two steps give the Gramian, weights, gradients and parameters that the engine "stored" gives."""
+    """Two steps give the Gramian, the weights and the gradients of the engine "stored"."""
     (plain, expected), (model, found) = pair(case, method, engine, **options)
     for step in range(2):
         for twin, optimizer in ((plain, expected), (model, found)):
