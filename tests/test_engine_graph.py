@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from models import Mlp, Tied
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
-from torch.utils.checkpoint import checkpoint
 
 from mtlfast.jacobian.graph import Cut, Graph, places
 from mtlfast.jacobian.heads import Heads
@@ -46,7 +45,7 @@ def graphs(draw: st.DrawFn) -> tuple[list[Tensor], list[Tensor]]:
         elif kind == 2:
             known.append(a + b.sin())
         elif kind == 3:
-            known.append(torch.cat(tuple(reversed(a.split(2)))))
+            known.append(torch.cat(tuple(reversed(torch.split(a, 2)))))
         elif kind == 4:
             known.extend(torch.stack([a, b]).unbind())
         else:
@@ -243,19 +242,6 @@ def test_hook_at_the_cut_counts_once() -> None:
         found = heads.pull(heads.cut, heads.cotangents[k], below)
         for t, grad in zip(heads.below, found, strict=True):
             torch.testing.assert_close(grad, expected[k][t])
-
-
-def test_reentrant_checkpoint_is_refused() -> None:
-    model = Mlp()
-
-    def trunk(x: Tensor) -> Tensor:
-        found: Tensor = checkpoint(model.first, x, use_reentrant=True)
-        return found
-
-    x = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
-    losses = [head(model.last(trunk(x))).sum() for head in model.heads]
-    with pytest.raises(RuntimeError, match=r"^engine: expected .* found a reentrant checkpoint"):
-        Graph(TaskLosses.read(losses, None))
 
 
 def test_graph_of_one_parameter() -> None:

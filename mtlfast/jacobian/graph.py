@@ -12,12 +12,6 @@ from torch.autograd.graph import GradientEdge, Node
 
 from mtlfast.losses import TaskLosses
 
-HIDDEN = (
-    "engine: expected a graph with every parameter in sight, found a reentrant checkpoint, which "
-    "hides its own; checkpoint with use_reentrant=False, or use engine='stored' without features, "
-    "gramian_params and update_every"
-)
-
 Bits = int
 """A set of nodes, one bit each, by their place in topological order."""
 
@@ -49,16 +43,11 @@ class Graph:
     """What autograd has recorded, from K losses down to the parameters.
 
     It keeps the nodes alive, and with them what they have saved, until it is dropped.
-
-    Raises:
-        RuntimeError: a reentrant checkpoint hides a part of the graph.
     """
 
     def __init__(self, tasks: TaskLosses) -> None:
         self.roots = tuple(tasks.edges())
         self.nodes: list[Node] = _in_order(self.roots)
-        if any("CheckpointFunction" in node.name() for node in self.nodes):
-            raise RuntimeError(HIDDEN)
         self._place = {node: n for n, node in enumerate(self.nodes)}
         self._next: list[list[tuple[int, int]]] = [
             [(self._place[fn], number) for fn, number in node.next_functions if fn is not None]
