@@ -125,7 +125,9 @@ def test_nan_is_passed_on(engine: str) -> None:
     model = Fragile()
     optimizer = wrap(model, "pcgrad", engine=engine)
     optimizer.backward(model.losses(), order=ORDER)
-    assert all(p.grad is not None and p.grad.isnan().all() for p in model.layers.parameters())
+    for param in model.layers[:3].parameters():
+        assert param.grad is not None
+        assert param.grad.isnan().all()
     gramian = last(optimizer).gramian
     assert gramian is not None
     assert gramian.isfinite().tolist() == [[True, False, True], [False] * 3, [True, False, True]]
