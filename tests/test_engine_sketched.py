@@ -7,6 +7,11 @@ import torch
 from engine_cases import CASES, METHODS, Case, Layered, Method, check_same
 from models import Mlp, check_refused, last, wrap
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from mtlfast.jacobian.request import Request
+from mtlfast.jacobian.sketched import sketched
+from mtlfast.losses import TaskLosses
 
 SIZE = 1024
 
@@ -73,6 +78,26 @@ def test_signs_are_drawn_from_the_generator_of_the_cpu() -> None:
     torch.manual_seed(5)
     torch.randint(2**62, ())
     assert torch.equal(after, torch.get_rng_state())
+
+
+def test_each_gradient_is_freed_before_the_next() -> None:
+    model = Layered()
+    alive: list[int] = []
+    seen: list[StorageWeakRef] = []
+
+    def look(grad: Tensor) -> None:
+        alive.append(sum(not known.expired() for known in seen))  # type: ignore[no-untyped-call]
+        seen.append(StorageWeakRef(grad.untyped_storage()))  # type: ignore[no-untyped-call]
+
+    for param in model.layers.parameters():
+        param.register_hook(look)  # type: ignore[no-untyped-call]
+    z = model.depths(0)[-1]
+    params: list[Tensor] = list(model.parameters())
+    losses = TaskLosses.read([model.loss(k, z) for k in range(3)], None)
+    sketched(Request(losses, 3, params, sketch_size=SIZE))
+    assert len(alive) == 3 * 8
+    # A bias and the output gradient that it is the sum of, at most.
+    assert max(alive) <= 2
 
 
 class _Fails(torch.autograd.Function):

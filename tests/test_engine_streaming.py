@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -147,6 +148,40 @@ def test_says_what_it_did() -> None:
     optimizer = wrap(model, "pcgrad", engine="streaming")
     optimizer.backward(model.losses())
     assert (last(optimizer).engine, last(optimizer).reason) == ("streaming", "it was asked for")
+
+
+class _Leaky(torch.autograd.Function):
+    @staticmethod
+    def forward(_ctx: Any, x: Tensor, param: Tensor) -> Tensor:
+        return x + param
+
+    @staticmethod
+    def backward(_ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        return grads[0].masked_fill(grads[0].abs() > 100, torch.nan), grads[0].sum(0)
+
+
+class Leaky(Layered):
+    """NaN where the block of the lowest bias ends, for task 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(6).double())
+
+    def losses(self, step: int = 0) -> list[Tensor]:
+        z = _Leaky.apply(self.depths(step)[0], self.bias)  # type: ignore[no-untyped-call]
+        return [self.loss(0, z), self.loss(1, z) * 1e6, self.loss(2, z)]
+
+
+def test_nan_below_what_is_compared_is_seen_where_it_arrives() -> None:
+    model = Leaky()
+    optimizer = wrap(
+        model, "pcgrad", engine="streaming", gramian_params=[model.bias], nonfinite="drop"
+    )
+    optimizer.backward(model.losses())
+    gramian = last(optimizer).gramian
+    assert gramian is not None
+    assert gramian.isfinite().all()
+    assert optimizer.skip_counts == [0, 1, 0]
 
 
 def test_column_methods_are_refused() -> None:
