@@ -10,6 +10,7 @@ from mtlfast.jacobian.compat import REENTRANT, explained
 from mtlfast.jacobian.gradients import Jacobian
 from mtlfast.jacobian.partial import at_features, compared
 from mtlfast.jacobian.request import Request
+from mtlfast.jacobian.sketched import sketched
 from mtlfast.jacobian.stored import stored
 from mtlfast.jacobian.streaming import streaming
 
@@ -17,6 +18,7 @@ _ENGINES: dict[str, Callable[[Request], Jacobian]] = {
     "stored": stored,
     "batched": batched,
     "streaming": streaming,
+    "sketched": sketched,
 }
 ENGINES = ("auto", *_ENGINES)
 GRAMIAN_ONLY = ("factored", "streaming", "sketched")
@@ -33,7 +35,8 @@ def differentiate(engine: str, request: Request, *, needs_rows: bool) -> Jacobia
 
     Raises:
         RuntimeError: the graph is that of a compiled model with donated buffers; or it has a
-            reentrant checkpoint, and only "stored" can do without a part of a backward.
+            reentrant checkpoint, and only "stored" can do without a part of a backward; or
+            ``torch.vmap`` cannot differentiate it, under "batched".
         ValueError: no loss reaches any parameter, or features that no loss is computed from.
     """
     with explained():

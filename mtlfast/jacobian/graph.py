@@ -12,12 +12,6 @@ from torch.autograd.graph import GradientEdge, Node
 
 from mtlfast.losses import TaskLosses
 
-HIDDEN = (
-    "engine: expected a graph with every parameter in sight, found a reentrant checkpoint, which "
-    "hides its own; checkpoint with use_reentrant=False, or use engine='stored' without features, "
-    "gramian_params and update_every"
-)
-
 Bits = int
 """A set of nodes, one bit each, by their place in topological order."""
 
@@ -49,16 +43,11 @@ class Graph:
     """What autograd has recorded, from K losses down to the parameters.
 
     It keeps the nodes alive, and with them what they have saved, until it is dropped.
-
-    Raises:
-        RuntimeError: a reentrant checkpoint hides a part of the graph.
     """
 
     def __init__(self, tasks: TaskLosses) -> None:
         self.roots = tuple(tasks.edges())
         self.nodes: list[Node] = _in_order(self.roots)
-        if any("CheckpointFunction" in node.name() for node in self.nodes):
-            raise RuntimeError(HIDDEN)
         self._place = {node: n for n, node in enumerate(self.nodes)}
         self._next: list[list[tuple[int, int]]] = [
             [(self._place[fn], number) for fn, number in node.next_functions if fn is not None]
@@ -82,6 +71,7 @@ class Graph:
             for n, node in enumerate(self.nodes)
             if (variable := leaf(node)) is not None
         }
+        self._leaves: Bits = sum(1 << n for n in self._leaf.values())
 
     def place(self, node: Node) -> int | None:
         """A node's place in topological order, losses first; None: no loss reaches it."""
@@ -132,42 +122,28 @@ class Graph:
         cut through.
         """
         front = self.front(first.above)
-        leaves = 0
-        for n in self._leaf.values():
-            leaves |= 1 << n
-        sizes = {n: self._sizes(n, leaves) for n in range(len(self.nodes))}
         while front.crossing:
-            before = front.above & leaves
-            while front.crossing and front.above & leaves == before:
+            before = front.above & self._leaves
+            while front.crossing and front.above & self._leaves == before:
                 # What leads to the fewest parameters first: its gradients are soon done with.
                 ready = places(front.crossing & ~self.nested(front))
-                self._move(front, 1 << min(ready, key=lambda n: sizes[n]))
+                self._move(front, 1 << min(ready, key=self._size))
                 self._settle(front)
-                self._absorb(front, sizes)
             yield self._cut(front)
 
-    def _sizes(self, place: int, leaves: Bits) -> tuple[int, int]:
+    def _size(self, place: int) -> tuple[int, int]:
         """How many parameters, and how many nodes, can be reached from a node."""
         below = self._below[place]
-        return (below & leaves).bit_count(), below.bit_count()
-
-    def _absorb(self, front: Front, sizes: dict[int, tuple[int, int]]) -> None:
-        """Takes in what passes on one parameter's gradient, such as its transpose or a cast."""
-        moved = -1
-        while moved:
-            moved = 0
-            for n in places(front.crossing & ~self.nested(front)):
-                if sizes[n][0] == 1 and self._is_of_parameter(n):
-                    moved |= 1 << n
-            self._move(front, moved)
-            self._settle(front)
+        return (below & self._leaves).bit_count(), below.bit_count()
 
     def _is_of_parameter(self, place: int) -> bool:
-        """Whether a node's one input is as large as the one parameter below it."""
+        """Whether a node's only input is as large as the only parameter below it."""
         inputs: Any = getattr(self.nodes[place], "_input_metadata", ())
-        last = self._below[place].bit_length() - 1
-        param = leaf(self.nodes[last])
-        return param is not None and len(inputs) == 1 and prod(inputs[0].shape) == param.numel()
+        leaves = self._below[place] & self._leaves
+        if leaves.bit_count() != 1 or len(inputs) != 1:
+            return False
+        param = leaf(self.nodes[leaves.bit_length() - 1])
+        return param is not None and prod(inputs[0].shape) == param.numel()
 
     def front(self, above: Bits) -> Front:
         """What the edges that leave a set of nodes lead to; losses outside of it count as well."""
@@ -235,8 +211,10 @@ class Graph:
             ready = front.crossing & ~self.nested(front)
             moved = 0
             for n in places(ready):
-                # A parameter's own node leads nowhere: it is done with.
-                if self._below[n] & front.crossing or not self._next[n]:
+                # Done with are a parameter's own node, which leads nowhere, and what passes on
+                # its gradient, such as its transpose or a cast.
+                ends = not self._next[n] or self._is_of_parameter(n)
+                if ends or self._below[n] & front.crossing:
                     moved |= 1 << n
             if not moved:
                 return
