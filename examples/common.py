@@ -52,7 +52,7 @@ class Run:
         """Records what the run reached and, of a balanced one, which engine it ran on."""
         self.scores = dict(scores)
         if isinstance(optimizer, mtlfast.MultiTaskOptimizer) and optimizer.last is not None:
-            self.engine, self.reason = optimizer.last.engine, getattr(optimizer.last, "reason", "")
+            self.engine, self.reason = optimizer.last.engine, optimizer.last.reason
         return self
 
 

@@ -1,16 +1,16 @@
-"""A convolutional network with BatchNorm, three heads: the engine "stored" with ``features=``.
+"""A convolutional network with BatchNorm, three heads: balanced at its features, ``features=``.
 
-Told which tensor the heads share, the wrapper balances the gradients of that tensor instead of
-those of the trunk's parameters: each task then costs a backward through its head only, and one
-backward of the combined gradient goes through the convolutions. That is close to the price of plain
+Told which tensor the heads share, the wrapper compares the tasks' gradients of that tensor instead
+of those of the trunk's parameters: each task costs a backward through its head only, and a single
+one of the combined gradient goes through the convolutions. That is near the price of plain
 training, and an approximation: the weights are those of the features, not of the parameters.
 
 Data: MultiDigits, canvases of 8 x 12 on which two of scikit-learn's bundled handwritten digits
 overlap (20,000 for training; the scans of the 4,000 for testing are others). Two heads read a digit
 each (cross-entropy, about 2.3 at first), a third one estimates the two-digit number that they
 spell, from 0 to 99, by its mean square (about 3,000 at first). Nobody chose the imbalance: it is
-that of two kinds of losses. Dividing the number by 100 would take it away as well.
-Run time: about half a minute on 2 cores.
+that of two kinds of losses, and dividing the number by 100 would take most of it away.
+Run time: RUNTIME on 2 cores.
 """
 
 import time
@@ -88,11 +88,11 @@ def train(job: MultiDigits, args: common.Arguments, balanced: bool) -> common.Ru
         rows = torch.randint(len(data.left), (BATCH,))
         batch = Pairs(*(column[rows] for column in data))
         start = time.perf_counter()
-        _, outputs = model(batch.canvas)
+        z, outputs = model(batch.canvas)
         losses = task_losses(outputs, batch)  # 2: K scalars, not their sum
         optimizer.zero_grad()
         if isinstance(optimizer, mtlfast.MultiTaskOptimizer):
-            optimizer.backward(losses)  # 3: instead of the plain backward below
+            optimizer.backward(losses, features=z)  # 3: instead of the plain backward below
         else:
             torch.autograd.backward(list(losses.values()))
         optimizer.step()
@@ -102,7 +102,7 @@ def train(job: MultiDigits, args: common.Arguments, balanced: bool) -> common.Ru
 
 
 def main(argv: Sequence[str] | None = None) -> list[common.Run]:
-    args = common.arguments(__doc__, 600, "stored", argv)
+    args = common.arguments(__doc__, 600, "auto", argv)
     job = MultiDigits()
     return common.compare(lambda balanced: train(job, args, balanced))
 

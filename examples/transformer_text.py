@@ -1,9 +1,9 @@
 """A transformer that reads Python functions, four heads: the engine "streaming".
 
-What a balanced step adds to plain training is above all memory: one gradient per task. "streaming"
-needs each of them for a moment only: one vectorised backward adds every parameter's gradients to
-the Gramian and drops them, then one plain backward of the weighted losses fills ``.grad``. Exact,
-in the memory of K gradients of the largest layer, for a second backward.
+What a balanced step adds to plain training is above all memory: the gradients of all tasks. The
+engine "streaming" goes through the network block by block, here an encoder layer at a time: each
+block's task gradients are added to the Gramian and freed, and one backward of the weighted losses
+fills ``.grad`` at the end. Exact, in the memory of one block's gradients, for one more backward.
 
 Data: the functions of the Python standard library that runs this script, about 5,000, a fifth kept
 for testing. The text is the first 32 words and signs of a function: name, arguments, the beginning
@@ -11,7 +11,7 @@ of the docstring or the body. Tasks: the package that it is from, whether it has
 whether it branches (``if``), and how many lines long it is. The first three have a cross-entropy
 below 3, the last a mean square in lines of several hundred: the unit makes the imbalance, and the
 logarithm of the lines would take most of it away. Results vary a little with the version of Python.
-Run time: about a minute.
+Run time: RUNTIME.
 """
 
 import ast
