@@ -20,9 +20,9 @@ EXAMPLES = ROOT / "examples"
 # Script: its engine and its tasks.
 SCRIPTS: Mapping[str, tuple[str, list[str]]] = {
     "burgers_pinn": ("stored", ["residual", "initial", "boundary"]),
-    "convolutional": ("stored", ["left", "right", "number"]),
-    "tabular_mlp": ("stored", ["enthalpy", "dew_point", "density", "comfort"]),
-    "transformer_text": ("stored", ["package", "returns", "branches", "lines"]),
+    "convolutional": ("features", ["left", "right", "number"]),
+    "tabular_mlp": ("factored", ["enthalpy", "dew_point", "density", "comfort"]),
+    "transformer_text": ("streaming", ["package", "returns", "branches", "lines"]),
 }
 LINES = (  # what stands before the marks "# 1:", "# 2:" and "# 3:"
     r"optimizer = mtlfast\.MultiTaskOptimizer\(optimizer, .*, engine=args\.engine\)",
