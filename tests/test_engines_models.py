@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch._functorch.config as functorch_config
 from engine_modes import (
+    BY_VMAP,
     MODELS,
     Mode,
     Trunk,
@@ -45,7 +46,8 @@ def test_model(mode: Mode, name: str) -> None:
             assert all(param.grad is None for param in model.parameters())
             return
         mode.backward(optimizer, *found)
-        assert_same(torch.rand(()), expected)
+        if mode.exact:  # a sketch draws its signs
+            assert_same(torch.rand(()), expected)
         places = {id(param): t for t, param in enumerate(twin.parameters())}
         mine = list(model.parameters())
         reached = [mine[places[id(param)]] for param in params]
@@ -62,6 +64,17 @@ def test_model(mode: Mode, name: str) -> None:
         for ours, theirs in zip(model.buffers(), twin.buffers(), strict=True):
             assert_same(ours, theirs)
     assert last(optimizer).status == "ok"
+
+
+@pytest.mark.parametrize("name", ["reentrant", "reentrant_all", "checkpoint"])
+def test_joint_backward_through_a_checkpoint(name: str) -> None:
+    """A method that compares nothing: nothing inside of it is left out."""
+    model = MODELS[name]()
+    optimizer = Mode("auto").wrap(model, "sum")
+    params, rows = task_gradients(model.losses(), model)
+    optimizer.backward(model.losses())
+    assert last(optimizer).engine == "joint"
+    check_grads(optimizer, params, rows)
 
 
 @each_mode
@@ -151,6 +164,10 @@ def test_compiled_model(mode: Mode, backend: str, whole: bool, donated: bool) ->
                 refused = ""
             if whole and mode.part == "features":
                 assert "found one that no loss reaches" in refused  # heads begin inside the graph
+                return
+            if mode.engine in BY_VMAP:
+                assert "torch.vmap can differentiate, found a compiled model" in refused
+                assert refused.endswith("use engine='stored'")
                 return
             # A backward that is made once, of the heads or of all, is no reason to refuse.
             assert donated or not refused
