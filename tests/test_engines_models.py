@@ -20,8 +20,10 @@ from engine_modes import (
     refusal,
     task_gradients,
 )
-from models import MultiTask, assert_same, assert_same_params, last
+from models import MultiTask, assert_same, assert_same_params, last, last_weights
 from torch import Tensor, nn
+
+from mtlfast import CAGrad, jacobian
 
 
 @each_mode
@@ -64,6 +66,26 @@ def test_model(mode: Mode, name: str) -> None:
         for ours, theirs in zip(model.buffers(), twin.buffers(), strict=True):
             assert_same(ours, theirs)
     assert last(optimizer).status == "ok"
+
+
+@pytest.mark.parametrize("name", ["frozen", "tied", "partly", "convolutions"])
+@pytest.mark.parametrize("engine", jacobian.ENGINES)
+def test_gramian_params_with_every_engine(engine: str, name: str) -> None:
+    """All shared gradients are balanced by the weights of some."""
+    mode = Mode(engine, (("engine", engine),), part="params", exact=engine != "sketched")
+    model = MODELS[name]()
+    optimizer = mode.wrap(model)
+    for step in range(2):
+        params, rows = task_gradients(model.losses(step), model)
+        optimizer.zero_grad()
+        mode.backward(optimizer, *model.hidden_and_losses(step))
+        check_grads(optimizer, params, rows)
+        check_gramian(mode, optimizer, model, params, rows)
+        if mode.exact:
+            gramian = last(optimizer).gramian
+            assert gramian is not None
+            torch.testing.assert_close(last_weights(optimizer), CAGrad()(gramian))
+        optimizer.step()
 
 
 @pytest.mark.parametrize("name", ["reentrant", "reentrant_all", "checkpoint"])
