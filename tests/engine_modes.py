@@ -258,6 +258,10 @@ def refusal(mode: Mode, name: str) -> str | None:
     return None
 
 
+BY_VMAP = ("batched",)
+"""Engines that no compiled backward can serve: it is a single operator without a rule for vmap."""
+
+
 # What holds for all
 
 
