@@ -23,7 +23,8 @@ from mtlfast.jacobian.request import Request
 def sketched(request: Request) -> Jacobian:
     """K backwards that keep nothing but sketches, and later one of the weighted sum.
 
-    The signs of a step are drawn from torch's default CPU generator, one integer a call.
+    The signs follow from the state of torch's CPU generator, which stays as it is, and from how
+    often the parameters have been written: other ones in every step, and the same in every run.
 
     Returns:
         K rows of the gradients of what lies above the cut; the rest as ``Further``.
@@ -59,7 +60,7 @@ class _Sketches:
         self._request = request
         self._count = len(request.tasks.losses)
         self._home = request.tasks.losses[0].device
-        self._seed = int(torch.randint(2**62, (), device="cpu"))
+        self._seed = _seed(request.params)
         self._sums: dict[torch.device, tuple[Tensor, Tensor]] = {}
         self._first = [0]
         for param in request.params:
@@ -110,3 +111,11 @@ class _Sketches:
                 torch.zeros(self._count, dtype=torch.float64, device=device),
             )
         return self._sums[device]
+
+
+def _seed(params: list[Tensor]) -> int:
+    """62 bits, without a draw that the user's own would notice."""
+    generator = torch.Generator().set_state(torch.get_rng_state())
+    drawn = int(torch.randint(2**62, (), generator=generator))
+    written = sum(param._version for param in params)
+    return (drawn ^ written * 0x9E3779B97F4A7C15) % 2**62
