@@ -122,6 +122,8 @@ def test_engine_and_reason_are_told(mode: Mode) -> None:
         assert (info.engine, info.reason) == ("features", "features were given")
     elif mode.part == "params":
         assert (info.engine, info.reason) == ("partial", "gramian_params were given")
+    elif mode.engine == "factored" and info.engine == "stored":
+        assert "product" in info.reason  # it takes the layers where products pay, here none
     elif mode.engine != "auto":
         assert (info.engine, info.reason) == (mode.engine, "it was asked for")
     assert len(info.reason) > 5
