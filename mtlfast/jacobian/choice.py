@@ -115,11 +115,34 @@ def _choice(request: Request, is_bound: bool) -> tuple[str, str]:
                 needed[layer.param.device] -= count * layer.param.nbytes
             lacking = memory.lacking(needed)
         if lacking is not None:
-            size, there = (memory.in_words(number) for number in lacking)
-            return "streaming", f"K P = {size} do not fit in {there}"
+            return _lean(graph, request, *lacking)
         if chosen:
             return "factored", ""
     return "stored", "its K backwards cost least here"
+
+
+def _lean(graph: Graph, request: Request, size: int, there: int) -> tuple[str, str]:
+    """Block by block where the K gradients of the largest one fit, else in sketches."""
+    why = f"K P = {memory.in_words(size)} do not fit in {memory.in_words(there)}"
+    block = len(request.tasks.losses) * _largest_block(graph, request)
+    if block <= memory.SHARE * there:
+        return "streaming", why
+    return "sketched", f"{why}, nor do {memory.in_words(block)} of the largest block"
+
+
+def _largest_block(graph: Graph, request: Request) -> int:
+    """Bytes of the parameters between two cuts of the graph; the most."""
+    sizes = [
+        (place, param.nbytes)
+        for param in request.params
+        if (place := graph.leaf_place(param)) is not None
+    ]
+    cut, largest = graph.cut(), 0
+    for lower in graph.cuts(cut):
+        inside = lower.above & ~cut.above
+        largest = max(largest, sum(size for place, size in sizes if inside >> place & 1))
+        cut = lower
+    return largest
 
 
 def _carried_out(plan: Plan, request: Request) -> Jacobian:
