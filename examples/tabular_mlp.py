@@ -9,7 +9,7 @@ and pressure, read by noisy sensors, and eight columns that say nothing. The tar
 true values by textbook formulas of moist air, and stay in their units, as tables have them:
 enthalpy in kJ/kg, dew point in degrees, density in kg/m3, and a class of comfort. The variances of
 enthalpy and density differ by a factor of 100,000: a real imbalance, and one that scaling every
-target to unit variance takes away as well. Run time: about half a minute on 2 cores.
+target to unit variance takes away as well. Run time: about half a minute.
 """
 
 import time

@@ -140,7 +140,7 @@ def train(data: Texts, args: common.Arguments, balanced: bool) -> common.Run:
 
 
 def main(argv: Sequence[str] | None = None) -> list[common.Run]:
-    args = common.arguments(__doc__, 400, "streaming", argv)
+    args = common.arguments(__doc__, 300, "streaming", argv)
     data = texts()
     return common.compare(lambda balanced: train(data, args, balanced))
 
