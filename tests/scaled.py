@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from cases import ROWS, Row
-from engine_modes import Trunk
+from engine_models import Trunk
 from models import (
     Mlp,
 )

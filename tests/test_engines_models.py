@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 import torch
 import torch._functorch.config as functorch_config
+from engine_models import MODELS, Trunk
 from engine_modes import (
     BY_VMAP,
-    MODELS,
     Mode,
-    Trunk,
     check_grads,
     check_gramian,
     each_mode,
