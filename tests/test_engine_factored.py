@@ -11,6 +11,7 @@ import torch
 from engine_cases import CASES, METHODS, Case, Method, check_same
 from models import last, wrap
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from wide import (
     WIDTH,
     Wide,
@@ -70,6 +71,22 @@ class Small(nn.Module):
         return found
 
 
+class Recomputed(Wide):
+    """The layers' inputs are not kept but computed again."""
+
+    def hidden(self, x: Tensor) -> Tensor:
+        found: Tensor = checkpoint(self.trunk, x, use_reentrant=False)
+        return found
+
+
+class Elsewhere(Wide):
+    """What the backward needs is packed away by hooks."""
+
+    def hidden(self, x: Tensor) -> Tensor:
+        with torch.autograd.graph.save_on_cpu():
+            return super().hidden(x)
+
+
 def encoder() -> nn.Module:
     return nn.TransformerEncoderLayer(WIDTH, 4, 2 * WIDTH, dropout=0.0, batch_first=True)
 
@@ -90,6 +107,8 @@ MODELS: dict[str, tuple[Callable[[], Wide], int]] = {
     "x W": (lambda: Wide(Multiplied()), 2),
     "dropout": (lambda: Wide(nn.Sequential(two_layers(), nn.Dropout(0.0))), 2),
     "too many rows": (lambda: Wide(shape=(2000,)), 0),
+    "checkpoint": (Recomputed, 0),
+    "saved elsewhere": (Elsewhere, 0),
     "too small": (lambda: Wide(Small()), 0),
 }
 
