@@ -152,6 +152,7 @@ class MultiTaskOptimizer(Wrapper):
         self._step_supports_amp_scaling = self.fused_step
         self.last: StepInfo | None = None
         self._policy = Policy(self.nonfinite)
+        self._notes = jacobian.Notes()
         self._forget()
         self._held: Held | None = None
 
@@ -229,6 +230,7 @@ class MultiTaskOptimizer(Wrapper):
             options.features(features, self.weighting, self._compared),
             self.chunk_size,
             self.sketch_size,
+            self._notes,
         )
         values = torch.stack([batch.values() for batch in batches]).mean(0)
         if not self.weighting.needs_task_grads and not self._policy.looks:
@@ -258,7 +260,12 @@ class MultiTaskOptimizer(Wrapper):
     ) -> None:
         """Losses to task gradients to Gramian to weights to ``grad``; or nothing, by an error."""
         method = self.weighting
-        found = jacobian.differentiate(self.engine, request, needs_rows=not method.compares_raw)
+        found = jacobian.differentiate(
+            self.engine,
+            request,
+            needs_rows=not method.compares_raw,
+            adds=under_way is not None,
+        )
         before = method.snapshot()
         step: Pending | None = None
         try:

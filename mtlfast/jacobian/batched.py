@@ -59,7 +59,7 @@ def _pull(
             if grad is not None:
                 found.append((t, [grad]))
         return found
-    stacks = [_stacked(column) for column in zip(*arriving, strict=True)]
+    stacks = [stacked(column) for column in zip(*arriving, strict=True)]
     arriving.clear()
     if not params or all(stack is None for stack in stacks):
         return found
@@ -84,10 +84,10 @@ def _pull(
                 f"engine: expected a graph that torch.vmap can differentiate, found "
                 f"{_operator(error)} ({str(error).strip().splitlines()[0]}); use engine='stored'"
             ) from error
-    return [(t, _rows(grads)) for t, grads in zip(arrived, made, strict=True)]
+    return [(t, separate(grads)) for t, grads in zip(arrived, made, strict=True)]
 
 
-def _stacked(column: tuple[Tensor | None, ...]) -> Tensor | None:
+def stacked(column: tuple[Tensor | None, ...]) -> Tensor | None:
     """The tasks' gradients at one edge, with zeros for a task that does not reach it."""
     like = next((grad for grad in column if grad is not None), None)
     if like is None:
@@ -96,7 +96,7 @@ def _stacked(column: tuple[Tensor | None, ...]) -> Tensor | None:
     return torch.stack([zeros if grad is None else grad for grad in column])
 
 
-def _rows(grads: Tensor) -> list[Tensor]:
+def separate(grads: Tensor) -> list[Tensor]:
     """Views of a tensor ``[K, ...]``, each with memory of its own."""
     rows = list(grads.unbind())
     step = grads.stride(0) if len(rows) > 1 else rows[0].numel()

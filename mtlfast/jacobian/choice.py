@@ -5,9 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+import torch
+
+from mtlfast import capture
+from mtlfast.jacobian import memory
 from mtlfast.jacobian.batched import batched
 from mtlfast.jacobian.compat import REENTRANT, explained
+from mtlfast.jacobian.factored import factored, paying
 from mtlfast.jacobian.gradients import Jacobian
+from mtlfast.jacobian.graph import Graph
+from mtlfast.jacobian.linear import SMALLEST
+from mtlfast.jacobian.notes import Plan
 from mtlfast.jacobian.partial import at_features, compared
 from mtlfast.jacobian.request import Request
 from mtlfast.jacobian.sketched import sketched
@@ -17,21 +25,27 @@ from mtlfast.jacobian.streaming import streaming
 _ENGINES: dict[str, Callable[[Request], Jacobian]] = {
     "stored": stored,
     "batched": batched,
+    "factored": factored,
     "streaming": streaming,
     "sketched": sketched,
 }
 ENGINES = ("auto", *_ENGINES)
 GRAMIAN_ONLY = ("factored", "streaming", "sketched")
 """Engines that never hold all K gradients: only for methods that see their Gramian alone."""
+_KEPT = ("stored", "factored")
+"""Engines of "auto" whose gradients can be added to those of another micro-batch."""
 
 
-def differentiate(engine: str, request: Request, *, needs_rows: bool) -> Jacobian:
+def differentiate(
+    engine: str, request: Request, *, needs_rows: bool, adds: bool = False
+) -> Jacobian:
     """The task gradients by an engine.
 
     Args:
         engine: its name, or "auto".
         request: what is asked for.
         needs_rows: whether the method reads the K gradients themselves.
+        adds: whether they are added to kept ones of earlier micro-batches of the step.
 
     Raises:
         RuntimeError: the graph is that of a compiled model with donated buffers; or it has a
@@ -40,10 +54,10 @@ def differentiate(engine: str, request: Request, *, needs_rows: bool) -> Jacobia
         ValueError: no loss reaches any parameter, or features that no loss is computed from.
     """
     with explained():
-        return _differentiate(engine, request, needs_rows)
+        return _differentiate(engine, request, needs_rows, adds)
 
 
-def _differentiate(engine: str, request: Request, needs_rows: bool) -> Jacobian:
+def _differentiate(engine: str, request: Request, needs_rows: bool, adds: bool) -> Jacobian:
     if request.is_reentrant and (request.features or engine not in ("auto", "stored")):
         name, found = ("features", "them") if request.features else ("engine", repr(engine))
         raise RuntimeError(
@@ -61,8 +75,66 @@ def _differentiate(engine: str, request: Request, needs_rows: bool) -> Jacobian:
         return _because(stored(request), REENTRANT)
     if request.compared is not None:
         return _because(compared(request), "gramian_params were given")
-    return _because(stored(request), "its K backwards cost least here")
+    if len(request.tasks.losses) == 1:
+        return _because(stored(request), "there is one loss")
+    return _carried_out(_planned(request, adds), request)
 
 
 def _because(jacobian: Jacobian, reason: str) -> Jacobian:
     return dataclasses.replace(jacobian, reason=jacobian.reason or reason)
+
+
+def _planned(request: Request, adds: bool) -> Plan:
+    """What was chosen before, or, now and then, what is best now."""
+    notes, key = request.notes, _key(request)
+    plan = notes.plans.get(key)
+    # A captured graph must not ask for free memory, and a step must keep its gradients' form.
+    is_bound = adds or capture.under_way(request.tasks.losses[0])
+    if plan is not None and is_bound and (plan.engine in _KEPT or not adds):
+        return plan
+    if plan is not None and plan.left and not is_bound:
+        plan.left -= 1
+        return plan
+    return notes.choose(key, *_choice(request, is_bound))
+
+
+def _key(request: Request) -> tuple[int, int]:
+    return len(request.tasks.losses), len(request.params)
+
+
+def _choice(request: Request, is_bound: bool) -> tuple[str, str]:
+    """An engine and the reason, by sizes."""
+    count, params = len(request.tasks.losses), request.params
+    needed = {device: count * size for device, size in memory.by_device(params).items()}
+    lacking = None if is_bound else memory.lacking(needed)
+    if lacking is not None or any(p.dim() == 2 and p.numel() >= SMALLEST for p in params):
+        graph = Graph(request.tasks)
+        chosen = paying(graph, request)
+        if lacking is not None and chosen:
+            for layer in chosen:
+                needed[layer.param.device] -= count * layer.param.nbytes
+            lacking = memory.lacking(needed)
+        if lacking is not None:
+            size, there = (memory.in_words(number) for number in lacking)
+            return "streaming", f"K P = {size} do not fit in {there}"
+        if chosen:
+            return "factored", ""
+    return "stored", "its K backwards cost least here"
+
+
+def _carried_out(plan: Plan, request: Request) -> Jacobian:
+    """The plan's engine; "stored" where that cannot differentiate this graph."""
+    if plan.engine == "stored":
+        return _because(stored(request), plan.reason)
+    try:
+        return _because(_ENGINES[plan.engine](request), plan.reason)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        try:
+            found = stored(request)
+        except RuntimeError:
+            raise error from None
+        why = f"{plan.engine} failed: {str(error).splitlines()[0]}"
+        request.notes.choose(_key(request), "stored", why)
+        return _because(found, why)

@@ -85,6 +85,16 @@ class Graph:
         """Where a node's gradients go: places, with the number of the input that they enter."""
         return self._next[place]
 
+    def uses(self) -> list[int]:
+        """For every node, how many edges lead to it; a loss counts as one."""
+        found = [0] * len(self.nodes)
+        for root in self.roots:
+            found[self._place[root.node]] += 1
+        for following in self._next:
+            for child, _ in following:
+                found[child] += 1
+        return found
+
     def below(self, chosen: Sequence[int]) -> Bits:
         """The nodes that can be reached from these, and these."""
         found = 0

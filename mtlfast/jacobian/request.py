@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from torch import Tensor
 
 from mtlfast.jacobian.compat import has_reentrant
+from mtlfast.jacobian.notes import Notes
 from mtlfast.losses import TaskLosses
 
 UNREACHED = (
@@ -31,6 +32,7 @@ class Request:
         features: tensors whose gradients the method compares instead; empty: none.
         chunk_size: how many tasks are differentiated at once by the batched engine; None: all.
         sketch_size: S of the sketched engine.
+        notes: what is known from earlier steps.
     """
 
     tasks: TaskLosses
@@ -42,6 +44,7 @@ class Request:
     features: tuple[Tensor, ...] = ()
     chunk_size: int | None = None
     sketch_size: int = 65536
+    notes: Notes = field(default_factory=Notes)
 
     @cached_property
     def is_reentrant(self) -> bool:

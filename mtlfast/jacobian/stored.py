@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
+from torch import Tensor
 
 from mtlfast.jacobian.gradients import Jacobian, TaskGradients
+from mtlfast.jacobian.heads import Inputs
 from mtlfast.jacobian.request import UNREACHED, Request
 
 
@@ -19,7 +23,10 @@ def stored(request: Request) -> Jacobian:
     """
     if not request.params:
         raise ValueError(UNREACHED)
-    rows = _through_grad(request) if request.is_reentrant else _rows(request)
+    if request.is_reentrant:
+        rows = _through_grad(request)
+    else:
+        rows = list(backwards(request, request.params))
     reach = [
         sum(1 << k for k, grad in enumerate(column) if grad is not None)
         for column in zip(*rows, strict=True)
@@ -29,21 +36,27 @@ def stored(request: Request) -> Jacobian:
     return Jacobian(request.params, rows, reach, "stored")
 
 
-def _rows(request: Request) -> TaskGradients:
+def backwards(request: Request, inputs: Inputs) -> Iterator[list[Tensor | None]]:
+    """One backward per loss, the last of which frees the graph.
+
+    Args:
+        request: what is asked for.
+        inputs: what to differentiate with respect to.
+
+    Yields:
+        The gradients of one loss after another; None where it does not reach an input.
+    """
     tasks = request.tasks
     last = len(tasks.roots) - 1
-    return [
-        list(
-            torch.autograd.grad(
-                root,
-                request.params,
-                (seed,),
-                retain_graph=request.retain_graph or k < last,
-                allow_unused=True,
-            )
+    for k, (root, seed) in enumerate(zip(tasks.roots, tasks.seeds(), strict=True)):
+        found = torch.autograd.grad(
+            root,
+            inputs,  # type: ignore[arg-type]
+            (seed,),
+            retain_graph=request.retain_graph or k < last,
+            allow_unused=True,
         )
-        for k, (root, seed) in enumerate(zip(tasks.roots, tasks.seeds(), strict=True))
-    ]
+        yield list(found)
 
 
 def _through_grad(request: Request) -> TaskGradients:
