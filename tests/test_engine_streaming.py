@@ -11,6 +11,7 @@ import torch
 from engine_cases import CASES, METHODS, Case, Layered, Method, Residual, Skips, check_same
 from models import Mlp, last, wrap
 from torch import Tensor, nn
+from wide import WIDTH, Wide, two_layers
 
 from benchmarks.allocations import peak_bytes
 from mtlfast import MultiTaskOptimizer, ops
@@ -58,6 +59,58 @@ def peak(model: Deep, engine: str | None, trace: Path) -> int:
     return found
 
 
+WIDE = [
+    Case("wide", Wide),
+    Case("without bias", lambda: Wide(two_layers(bias=False))),
+    Case("one input", lambda: Wide(shape=(1,))),
+    Case("positions", lambda: Wide(shape=(2, 3))),
+    Case("more rows than columns", lambda: Wide(shape=(WIDTH + 50,))),
+    Case("hook on an output", lambda: Wide(Doubled())),
+    Case("upper compared", Wide, lambda m: {"gramian_params": [m.trunk[2].weight]}),
+    Case("lower compared", Wide, lambda m: {"gramian_params": [m.trunk[0].weight]}),
+    Case("lower shared", Wide, lambda m: {"shared_params": [m.trunk[0].weight]}),
+]
+
+
+class Doubled(nn.Module):
+    """Layers whose outputs have hooks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = two_layers()
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+            x.register_hook(lambda grad: -2 * grad)  # type: ignore[no-untyped-call]
+        return x
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+@pytest.mark.parametrize("case", WIDE, ids=str)
+def test_linear_layers(case: Case, method: Method) -> None:
+    check_same(case, method, "streaming")
+
+
+def test_linear_layers_with_few_inputs_make_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[tuple[int, int]] = []
+
+    def differentiate(*args: Any) -> Any:
+        rows, deltas = original(*args)
+        found.append((len(rows[0]), len(deltas[0])))
+        return rows, deltas
+
+    original = module._differentiate
+    monkeypatch.setattr(module, "_differentiate", differentiate)
+    model = Wide()
+    wrap(model, "pcgrad", engine="streaming").backward(model.losses())
+    assert found == [(2, 2)], "two biases, and two output gradients, in one block"
+    found.clear()
+    model = Wide(shape=(WIDTH + 50,))
+    wrap(model, "pcgrad", engine="streaming").backward(model.losses())
+    assert found == [(2, 0), (2, 0)]
+
+
 @pytest.mark.parametrize("engine", ["streaming", "sketched"])
 def test_memory_is_that_of_one_layer(engine: str, tmp_path: Path) -> None:
     num_tasks = 6
@@ -73,10 +126,10 @@ def test_memory_is_that_of_one_layer(engine: str, tmp_path: Path) -> None:
 def test_stops_below_the_last_that_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
 
-    def differentiate(*args: object) -> list[list[Tensor | None]]:
-        rows = original(*args)  # type: ignore[arg-type]
-        seen.append(len(rows[0]))
-        return rows
+    def differentiate(*args: Any) -> Any:
+        found = original(*args)
+        seen.append(len(found[0][0]))
+        return found
 
     original = module._differentiate
     monkeypatch.setattr(module, "_differentiate", differentiate)
@@ -93,10 +146,10 @@ def test_stops_below_the_last_that_is_compared(monkeypatch: pytest.MonkeyPatch) 
 def test_blocks_are_joined_up_to_the_largest(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks: list[int] = []
 
-    def differentiate(*args: object) -> list[list[Tensor | None]]:
-        rows = original(*args)  # type: ignore[arg-type]
-        blocks.append(sum(grad.numel() for grad in rows[0] if grad is not None))
-        return rows
+    def differentiate(*args: Any) -> Any:
+        found = original(*args)
+        blocks.append(sum(grad.numel() for grad in found[0][0] if grad is not None))
+        return found
 
     original = module._differentiate
     monkeypatch.setattr(module, "_differentiate", differentiate)
