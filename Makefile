@@ -19,12 +19,12 @@ BENCH_STAMP  := $(VENV)/.bench
 CXX_FILES      := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' 2>/dev/null)
 NATIVE_SOURCES := CMakeLists.txt setup.py $(wildcard cmake/*) $(shell find csrc -type f 2>/dev/null)
 
-.PHONY: help demo test peers bench gpu-check lint format types docs build clean FORCE
+.PHONY: help demo test peers bench bench-engines gpu-check lint format types docs build clean FORCE
 .DEFAULT_GOAL := help
 
 help: ## show this list
 	@echo "Targets (each sets up $(VENV) by itself):"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo "Variables: TORCH=$(TORCH) PYTHON=$(PYTHON) VENV=$(VENV) JOBS=$(JOBS) (processes of make test) ARGS= (passed on to demo, test and bench)"
 
 demo: $(NATIVE_STAMP) ## train MultiDigits with equal weights, PCGrad, CAGrad and GradNorm
@@ -36,8 +36,13 @@ test: $(NATIVE_STAMP) ## run the tests
 peers: $(NATIVE_STAMP) $(BENCH_STAMP) ## compare with TorchJD and conflictfree
 	@$(BIN)/python -m pytest tests/test_peers.py tests/test_docs.py $(ARGS)
 
-bench: $(NATIVE_STAMP) $(BENCH_STAMP) ## run the benchmarks
-	@$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-quiet --quiet --out benchmarks/results/cpu.json $(ARGS)
+BENCHMARK := $(BIN)/python -m pytest --benchmark-only --benchmark-quiet --quiet
+
+bench: $(NATIVE_STAMP) $(BENCH_STAMP) ## run the benchmarks of kernels and methods
+	@$(BENCHMARK) benchmarks --ignore-glob='*bench_engine*' --out benchmarks/results/cpu.json $(ARGS)
+
+bench-engines: $(NATIVE_STAMP) $(BENCH_STAMP) ## run those of whole training steps, eight minutes
+	@$(BENCHMARK) benchmarks/bench_engines.py benchmarks/bench_engine_memory.py --out benchmarks/results/cpu-engines.json $(ARGS)
 
 # With the Python at hand, whose torch knows the GPU: nothing is installed and no network is used.
 gpu-check: ## build, test, sanitize and measure on a GPU (OUT= PARTS= WHEELS= FIBERS=1)
