@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from mtlfast import ops
+from mtlfast import ops, sketch_ops
 from mtlfast.functional import aggregate
 from mtlfast.weighting import Weighting, get
 
@@ -51,6 +51,8 @@ def warm_up(
                 with ops.use_sums(sums):
                     ops.gramian([row] * num_tasks)
             ops.combine([row] * num_tasks, weights)
+            sketch = torch.zeros(1024, dtype=torch.float32, device=place)
+            sketch_ops.sketch_(sketch, weights.new_zeros(1), row, 0, 0)
         for method in methods:
             weighting = copy.deepcopy(get(method))
             jacobian = torch.eye(num_tasks * weighting.num_batches, dtype=dtype, device=place)

@@ -23,7 +23,10 @@ DOCS = ROOT / "docs"
 PAGES = sorted(
     [
         *DOCS.rglob("*.md"),
-        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+        *(
+            ROOT / name
+            for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md")
+        ),
     ]
 )
 IDS = [str(page.relative_to(ROOT)) for page in PAGES]

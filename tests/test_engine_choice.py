@@ -224,12 +224,24 @@ def test_free_memory_of_this_machine() -> None:
 
 def test_without_meminfo(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "nothing")
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
     assert memory.free(torch.device("cpu")) is None
     (tmp_path / "meminfo").write_text("MemTotal: 10 kB\nMemAvailable: 7 kB\n")
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
     assert memory.free(torch.device("cpu")) == 7 * 1024
     assert memory.lacking({torch.device("cpu"): 5000}) is None
     assert memory.lacking({torch.device("cpu"): 6000}) == (6000, 7 * 1024)
+
+
+def test_limit_of_a_container(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    (tmp_path / "meminfo").write_text("MemAvailable: 7 kB\n")
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    for limit, expected in (("max", 7168), ("5000", 2100), ("100", 0), ("90000", 7168)):
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        (tmp_path / "memory.current").write_text("3000\n")
+        (tmp_path / "memory.stat").write_text("anon 2900\ninactive_file 100\nslab 5\n")
+        assert memory.free(torch.device("cpu")) == expected
 
 
 @pytest.mark.parametrize("count", [2, 5])

@@ -12,6 +12,7 @@ SHARE = 0.8
 """Of the free memory, what task gradients may take: a step makes other tensors as well."""
 
 _MEMINFO = Path("/proc/meminfo")
+_CGROUP = Path("/sys/fs/cgroup")
 
 
 def free(device: torch.device) -> int | None:
@@ -21,12 +22,32 @@ def free(device: torch.device) -> int | None:
         return int(torch.cuda.mem_get_info(device)[0]) + unused
     if device.type != "cpu":
         return None
+    found = [size for size in (_of_machine(), _of_container()) if size is not None]
+    return min(found, default=None)
+
+
+def _of_machine() -> int | None:
     try:
         lines = _MEMINFO.read_text().splitlines()
     except OSError:
         return None
     found = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
     return next((int(kibibytes) * 1024 for kibibytes in found), None)
+
+
+def _of_container() -> int | None:
+    """What the limit of a control group (version 2) leaves; None where there is none."""
+    try:
+        limit = (_CGROUP / "memory.max").read_text().strip()
+        if limit == "max":
+            return None
+        used = int((_CGROUP / "memory.current").read_text())
+        lines = (_CGROUP / "memory.stat").read_text().splitlines()
+    except OSError:
+        return None
+    # Pages of files that nobody uses are given back when they are needed.
+    idle = sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+    return max(0, int(limit) - used + idle)
 
 
 def by_device(params: Sequence[Tensor]) -> dict[torch.device, int]:
