@@ -60,7 +60,9 @@ class MultiTaskOptimizer(Wrapper):
             linear layers stay products of their inputs and output gradients. "streaming": an exact
             Gramian block by block, then one backward of the weighted sum. "sketched": the same
             with random sketches, in memory that does not grow with the model. "auto" (default):
-            what is measured to be the cheapest exact one that fits; ``last`` says which and why.
+            "factored" where products cost less by a count of operations, else "stored"; what does
+            not fit in memory is streamed, and only if a single block does not fit, sketched;
+            ``last`` says which and why.
         gramian_params: the parameters whose gradients the method compares, such as the last
             shared layer for GradNorm; default: all shared parameters.
         nonfinite: what NaN or Inf in one task's loss or gradient does: "propagate" it, as torch

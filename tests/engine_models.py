@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import torch
@@ -109,10 +108,6 @@ class Partly(MultiTask):
             (head(z) - target).square().mean()
             for head, z, target in zip(self.heads, seen, targets, strict=True)
         ]
-
-
-def _layers(*layers: nn.Module) -> Callable[[], MultiTask]:
-    return lambda: Trunk(nn.Sequential(*copy.deepcopy(layers)))
 
 
 MODELS: dict[str, Callable[[], MultiTask]] = {
