@@ -1,4 +1,4 @@
-"""The command ``mtlfast``: demo, doctor, methods.
+"""The command ``mtlfast``: demo, bench, doctor, methods.
 
 Everything heavy is imported inside the sub-commands, so that ``--help`` and a wrong argument
 answer at once.
@@ -11,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
+
+from mtlfast.bench import command
 
 if TYPE_CHECKING:
     from mtlfast.weighting import Weighting
@@ -93,6 +95,16 @@ def _parser() -> Parser:
     )
     demo.set_defaults(run=_demo)
 
+    bench = commands.add_parser(
+        "bench",
+        allow_abbrev=False,
+        help="measure the speed, memory and quality, beside other libraries'",
+        description="Measures and prints a table. Contestants take turns, and ratios are formed "
+        "within each turn; the machine's own limit is measured in the same turns.",
+    )
+    command.add_arguments(bench)
+    bench.set_defaults(run=command.main)
+
     doctor = commands.add_parser(
         "doctor",
         allow_abbrev=False,
@@ -115,7 +127,9 @@ def _parser() -> Parser:
 
 def _no_command(parser: Parser, options: argparse.Namespace) -> int:
     if not options.version:
-        parser.error("COMMAND: expected one of demo, doctor, methods, found none (try --help)")
+        parser.error(
+            "COMMAND: expected one of demo, bench, doctor, methods, found none (try --help)"
+        )
     from mtlfast import ops
 
     print(f"mtlfast {ops.describe()['mtlfast']}")

@@ -13,7 +13,7 @@ from models import Mlp, last, wrap
 from torch import Tensor, nn
 from wide import WIDTH, Wide, two_layers
 
-from benchmarks.allocations import peak_bytes
+from mtlfast.bench.allocations import peak_bytes
 from mtlfast import MultiTaskOptimizer, ops
 from mtlfast.jacobian import streaming as module
 

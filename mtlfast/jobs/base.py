@@ -154,12 +154,13 @@ def get(name: str) -> Job:
     return REGISTRY[name]()
 
 
-def require_packages(packages: Mapping[str, str], purpose: str) -> None:
+def require_packages(packages: Mapping[str, str], purpose: str, extra: str = "demo") -> None:
     """Checks that optional packages are installed, without importing them.
 
     Args:
         packages: ``{module: pip name}``.
         purpose: What needs them, for the message.
+        extra: The extra of this package that brings them.
 
     Raises:
         ModuleNotFoundError: One is missing; the message has the command that installs them.
@@ -167,5 +168,5 @@ def require_packages(packages: Mapping[str, str], purpose: str) -> None:
     missing = [pip for module, pip in packages.items() if importlib.util.find_spec(module) is None]
     if missing:
         raise ModuleNotFoundError(
-            f"{purpose} needs {' and '.join(missing)}: pip install 'mtlfast[demo]'"
+            f"{purpose} needs {' and '.join(missing)}: pip install 'mtlfast[{extra}]'"
         )

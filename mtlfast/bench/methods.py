@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import mtlfast
-from benchmarks import workloads
+from mtlfast.bench import workloads
 from mtlfast.weighting import REGISTRY, Weighting
 
 PEER_TASKS = 8  # K of the comparisons with TorchJD

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 import mtlfast
-from benchmarks.engine_models import EngineModel
+from mtlfast.bench import methods
+from mtlfast.bench.models import EngineModel
+from mtlfast.bench.runner import said
+
+if TYPE_CHECKING:
+    from mtlfast.bench.peers import Peer
 
 LEARNING_RATE = 1e-9  # a step of the usual price after which the model is the same
 SKETCH_SIZE = 65536
@@ -39,6 +43,7 @@ class Step:
     count: int = 1
 
     def __call__(self) -> None:
+        """Makes one step."""
         if self.optimizer is not None:
             self.optimizer.zero_grad()
         self.fill(None)
@@ -80,6 +85,7 @@ def meetings(num_tasks: int) -> Tensor:
 
 
 def sgd(model: EngineModel) -> torch.optim.Optimizer:
+    """The optimizer of every step."""
     return torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
 
 
@@ -126,51 +132,20 @@ def vmap_batch(model: EngineModel) -> Step:
     return Step(model, fill, None)
 
 
-def autojac(model: EngineModel, chunk: int | None, optimized: bool) -> Step:
-    """TorchJD by Jacobians; ``chunk`` tasks a backward, the Gramian summed over tensors or not."""
-    from torchjd.aggregation import PCGrad
-    from torchjd.autojac import jac_to_grad, mtl_backward
-
-    shared = model.shared_params()
-    own = [list(head.parameters()) for head in model.heads]
-    aggregator = PCGrad()
-
-    def fill(_: Tensor | None) -> None:
-        features = model.features()
-        losses = model.task_losses(features)
-        mtl_backward(
-            losses, features, tasks_params=own, shared_params=shared, parallel_chunk_size=chunk
-        )
-        jac_to_grad(shared, aggregator, optimize_gramian_computation=optimized)
-
-    return Step(model, fill, sgd(model))
-
-
-def autogram(model: EngineModel) -> Step:
-    """TorchJD by Gramians of the trunk's layers, and a weighted backward; heads by their own."""
-    from torchjd.aggregation import PCGradWeighting
-    from torchjd.autogram import Engine
-
-    model = copy.deepcopy(model)  # its hooks would stay in everyone's graph
-    engine = Engine(model.trunk, batch_dim=None)  # the losses are sums over the batch
-    weighting = PCGradWeighting()
-    shared, own = model.shared_params(), list(model.heads.parameters())
-
-    def fill(_: Tensor | None) -> None:
-        losses = torch.stack(model.losses())
-        weights = weighting(engine.compute_gramian(losses))
-        torch.autograd.backward(losses, torch.ones_like(weights), retain_graph=True, inputs=own)
-        torch.autograd.backward(losses, weights, inputs=shared)
-
-    return Step(model, fill, sgd(model))
-
-
-def ours(model: EngineModel, count: int = 1, by_features: bool = False, **options: Any) -> Step:
+def ours(
+    model: EngineModel,
+    method: str = "pcgrad",
+    count: int = 1,
+    by_features: bool = False,
+    **options: Any,
+) -> Step:
     """``MultiTaskOptimizer`` with these options."""
-    optimizer = mtlfast.MultiTaskOptimizer(sgd(model), mtlfast.PCGrad(), **options)
+    weighting = methods.make(method)
+    optimizer = mtlfast.MultiTaskOptimizer(sgd(model), weighting, **options)
 
     def fill(order: Tensor | None) -> None:
-        inputs: dict[str, Any] = {} if order is None else {"order": order}
+        ordered = order is not None and "order" in weighting.inputs
+        inputs: dict[str, Any] = {"order": order} if ordered else {}
         if by_features:
             features = model.features()
             losses = model.task_losses(features)
@@ -181,17 +156,6 @@ def ours(model: EngineModel, count: int = 1, by_features: bool = False, **option
     return Step(model, fill, optimizer, count)
 
 
-AUTOGRAM = "TorchJD autogram"
-TORCHJD: dict[str, Callable[[EngineModel], Step]] = {
-    "TorchJD, chunks of 1": lambda model: autojac(model, 1, True),
-    "TorchJD, one chunk": lambda model: autojac(model, None, True),
-    "TorchJD, its default": lambda model: autojac(model, None, False),
-    AUTOGRAM: autogram,
-}
-"""Its best mode is the fastest of these, in every case."""
-AUTOJAC = [name for name in TORCHJD if name != AUTOGRAM]
-
-
 class Field:
     """The contestants on one model: those that run, and why the others do not.
 
@@ -199,51 +163,65 @@ class Field:
 
     Args:
         model: for all of them, beside joint training, which is always there.
-        wanted: their names; default: all.
+        peers: whose steps are compared with.
+        method: name of the method.
+        wanted: names of contestants; default: all.
 
     Attributes:
         steps: by name, joint training first.
         missing: why there is no step, by name.
         contestants: all names but joint training's.
+        modes: name of the peer, by the name of its contestant.
     """
 
-    def __init__(self, model: EngineModel, wanted: Container[str] | None = None) -> None:
+    def __init__(
+        self,
+        model: EngineModel,
+        peers: Sequence[Peer] = (),
+        method: str = "pcgrad",
+        wanted: Container[str] | None = None,
+    ) -> None:
         self.model = model
         self.steps = {"joint": joint(model)}
         self.steps["joint"]()
         self.missing: dict[str, str] = {}
-        makers: dict[str, Callable[[EngineModel], Step]] = {
-            "K backwards": backwards,
-            "K backwards, kept": partial(backwards, kept=True),
-            "vmap batch": vmap_batch,
-            **TORCHJD,
+        self.modes: dict[str, str] = {}
+        makers: dict[str, Callable[[], Step]] = {
+            "K backwards": partial(backwards, model),
+            "K backwards, kept": partial(backwards, model, kept=True),
+            "vmap batch": partial(vmap_batch, model),
         }
+        for peer in peers:
+            for mode, make in peer.steps(method, model).items():
+                name = f"{peer.name}, {mode}" if mode else peer.name
+                makers[name] = make
+                self.modes[name] = peer.name
         for engine in ENGINES:
             options: dict[str, Any] = {"engine": engine}
             if engine == "sketched":
                 options["sketch_size"] = SKETCH_SIZE
-            makers[engine] = partial(ours, **options)
+            makers[engine] = partial(ours, model, method, **options)
         for block, params in model.last_blocks.items():
-            makers[f"gramian_params, {block}"] = partial(ours, gramian_params=params)
-        makers["features"] = partial(ours, by_features=True)
+            makers[f"gramian_params, {block}"] = partial(ours, model, method, gramian_params=params)
+        makers["features"] = partial(ours, model, method, by_features=True)
         if len(model.heads) == 4:
             every = STEPS_PER_GRAMIAN
-            makers[f"update_every={every}"] = partial(ours, count=every, update_every=every)
+            makers[f"update_every={every}"] = partial(
+                ours, model, method, count=every, update_every=every
+            )
         self.contestants = [name for name in makers if wanted is None or name in wanted]
         for name in self.contestants:
             self._enter(name, makers[name])
 
-    def _enter(self, name: str, make: Callable[[EngineModel], Step]) -> None:
+    def _enter(self, name: str, make: Callable[[], Step]) -> None:
         try:
-            step = make(self.model)
+            step = make()
             step()
         except Exception as error:
             for param in self.model.parameters():  # of the peers' code as of ours
                 param.grad = None
                 param.__dict__.pop("jac", None)
-            said = " ".join(str(error).split())
-            what = "refused" if name in TORCHJD else type(error).__name__
-            self.missing[name] = f"{what}: {said[:100]}{'...' * (len(said) > 100)}"
+            self.missing[name] = said(error)
         else:
             self.steps[name] = step
 

@@ -121,6 +121,7 @@ class ResidualBlock(nn.Module):
         self.around = nn.Identity() if same else convolution(inputs, outputs, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[batch, inputs, H, W]`` to ``[batch, outputs, H, W]``, or half of H and W."""
         inner = self.second(nn.functional.relu(self.first(x)))
         found: Tensor = nn.functional.relu(inner + self.around(x))
         return found
@@ -156,6 +157,7 @@ class Encoder(nn.Module):
         self.layers = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[batch, tokens, width]`` to ``[batch, width]``."""
         found: Tensor = self.layers(x)
         return found.mean(1)
 

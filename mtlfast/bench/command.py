@@ -1,0 +1,231 @@
+"""The command ``mtlfast bench``: from its arguments to table, file and plots."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mtlfast.bench.rows import Report
+    from mtlfast.bench.setting import Setting
+
+__all__ = ["add_arguments", "main"]
+
+REQUIRES = {"matplotlib": "matplotlib", "tqdm": "tqdm"}
+BAR = "{percentage:3.0f}% |{bar:24}| {elapsed}; {desc}"
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+
+
+class UsageError(ValueError):
+    """An argument that the user must change; the message is one line and names the option."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of ``mtlfast bench``."""
+    parser.add_argument(
+        "suites",
+        nargs="*",
+        metavar="SUITE",
+        help="kernels, solvers, step, memory, quality (default: all but quality), or mine",
+    )
+    parser.add_argument("--quick", action="store_true", help="two minutes a suite, fewer cases")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the results here, as JSON")
+    parser.add_argument(
+        "--plots", type=Path, metavar="FOLDER", help="draw them here; default: beside FILE"
+    )
+    parser.add_argument(
+        "--tasks", type=_numbers, metavar="K,...", help="numbers of tasks; default: each figure's"
+    )
+    parser.add_argument(
+        "--params",
+        type=_numbers,
+        metavar="P,...",
+        help="numbers of shared parameters, as 1e6; default: each figure's",
+    )
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="default: float32")
+    parser.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
+    parser.add_argument("--threads", type=_number, metavar="N", help="default: torch's own")
+    parser.add_argument(
+        "--peers", type=_words, metavar="A,...", help="all (the default), none, or some of them"
+    )
+    parser.add_argument(
+        "--budget", type=float, metavar="SECONDS", help="for each suite; default: what it needs"
+    )
+    parser.add_argument(
+        "--passes", type=_number, default=4, metavar="N", help="visits of every case; default: 4"
+    )
+    parser.add_argument(
+        "--compare",
+        type=Path,
+        metavar="OLD",
+        help="then print what moved beyond the noise since these results; suites: those of OLD",
+    )
+    parser.add_argument(
+        "--read", type=Path, metavar="FILE", help="measure nothing, take these results"
+    )
+    mine = parser.add_argument_group("mine", "the engines and some methods on your own model")
+    mine.add_argument(
+        "--import", dest="make_step", metavar="MODULE:FUNCTION", help="makes model and losses"
+    )
+    mine.add_argument(
+        "--methods", type=_words, metavar="A,...", help="names as in 'mtlfast methods'"
+    )
+
+
+def main(options: argparse.Namespace) -> int:
+    """Runs ``mtlfast bench``; returns the exit code."""
+    from mtlfast.jobs import require_packages
+
+    try:
+        require_packages(REQUIRES, "mtlfast bench", extra="bench")
+        if options.suites == ["mine"]:
+            from mtlfast.bench import mine
+
+            return mine.main(options, _setting(options))
+        report = _report(options)
+        print("\n".join(report.table()))
+        if options.out is not None:
+            report.write(options.out)
+            print(f"\nwrote {options.out}")
+        folder = options.plots or (options.out.parent if options.out is not None else None)
+        if folder is not None:
+            from mtlfast.bench import plots
+
+            for path in plots.draw(report, folder):
+                print(f"wrote {path}")
+        if options.compare is not None:
+            from mtlfast.bench import compare
+
+            print("\n".join(["", *compare.describe(_read(options.compare, "compare"), report)]))
+    except UsageError as error:
+        print(f"mtlfast bench: error: {error}", file=sys.stderr)
+        return 2
+    except (ModuleNotFoundError, OSError) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name is not None:
+            raise  # by an import, not by require_packages
+        print(f"mtlfast bench: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _report(options: argparse.Namespace) -> Report:
+    if options.read is not None:
+        return _read(options.read, "read")
+    from mtlfast.bench import suites
+
+    names = list(dict.fromkeys(options.suites))
+    if not names and options.compare is not None:
+        old = _read(options.compare, "compare")
+        names = list(dict.fromkeys(r.figure.partition("/")[0] for r in old.rows))
+    names = names or [name for name in suites.SUITES if name != "quality"]
+    for name in names:
+        if name not in suites.SUITES:
+            raise UsageError(
+                f"SUITE: expected some of {', '.join(suites.SUITES)}, or mine alone, found {name!r}"
+            )
+    setting = _setting(options)
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+    return _run(names, setting)
+
+
+def _run(names: Sequence[str], setting: Setting) -> Report:
+    from tqdm import tqdm
+
+    from mtlfast.bench import suites
+    from mtlfast.bench.environment import environment
+    from mtlfast.bench.rows import Report
+
+    report = Report(environment(), setting.describe())
+    interval = 0.2 if sys.stderr.isatty() else 10.0
+    with tqdm(total=0, bar_format=BAR, mininterval=interval, dynamic_ncols=True) as bar:
+        progress = Bar(bar)
+        for name in names:
+            report.titles |= suites.titles(name)
+            report.add(*suites.run(name, setting, progress))
+        progress.finish()
+    return report
+
+
+class Bar:
+    """The progress bar."""
+
+    def __init__(self, bar: Any) -> None:
+        self.bar = bar
+        self.begun = False
+
+    def expect(self, count: int) -> None:
+        """So many more steps will come."""
+        self.bar.total += count
+        self.bar.refresh()
+
+    def step(self, doing: str) -> None:
+        """The one before is done, the next one begins."""
+        if self.begun:
+            self.bar.update()
+        self.begun = True
+        self.bar.set_description_str(doing)
+
+    def finish(self) -> None:
+        """All are done."""
+        self.bar.set_description_str("done", refresh=False)
+        self.bar.update(self.bar.total - self.bar.n)
+
+
+def _setting(options: argparse.Namespace) -> Setting:
+    import torch
+
+    from mtlfast.bench import setting
+    from mtlfast.bench.peers import names
+
+    device = torch.device(options.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device: expected a device that is there, found 'cuda' without a GPU")
+    peers = None if options.peers in (None, ("all",)) else options.peers
+    if peers == ("none",):
+        peers = ()
+    for peer in peers or ():
+        if peer not in names():
+            raise UsageError(f"--peers: expected some of {', '.join(names())}, found {peer!r}")
+    return setting.Setting(
+        tasks=options.tasks,
+        params=options.params,
+        dtype=getattr(torch, options.dtype),
+        device=device,
+        threads=options.threads or torch.get_num_threads(),
+        peers=peers,
+        quick=options.quick,
+        budget=options.budget or (setting.QUICK_BUDGET if options.quick else None),
+        passes=1 if options.quick else options.passes,
+    )
+
+
+def _read(path: Path, option: str) -> Report:
+    from mtlfast.bench.rows import Report
+
+    try:
+        return Report.read(path)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--{option}: {error}") from None
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(_number(word) for word in _words(text))
+
+
+def _number(word: str) -> int:
+    """Reads ``100000`` as well as ``1e5``."""
+    try:
+        found = float(word)
+    except ValueError:
+        found = 0.0
+    if found < 1 or found != int(found):
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {word!r}")
+    return int(found)
