@@ -1,4 +1,9 @@
-"""conflictfree 0.1.8 (Liu et al. 2025, arXiv 2408.11104): ConFIG by its authors, and two others."""
+"""conflictfree 0.1.8 (Liu et al. 2025, arXiv 2408.11104): ConFIG by its authors, and two others.
+
+For more than two tasks its ConFIG calls ``torch.linalg.lstsq``, whose default driver on the CPU
+reads pivots that nobody set: it then takes the first columns as they are, and where those are zero
+or dependent, as below a dead unit, the direction is zero or wrong.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +22,9 @@ from mtlfast.bench.steps import Step, sgd
 
 __all__ = ["PEER", "ConflictFree"]
 
+PINV = "pseudo-inverse"
 OPERATORS = {"config": "ConFIGOperator", "imtlg": "IMTLGOperator", "pcgrad": "PCGradOperator"}
+EXACT = {"use_least_square": False, "allow_simplified_model": False}
 
 
 class ConflictFree(Peer):
@@ -25,7 +32,11 @@ class ConflictFree(Peer):
 
     name = "conflictfree"
     package = "conflictfree"
-    differs: ClassVar[Mapping[str, str]] = {"pcgrad": "the tasks always meet in the same order"}
+    differs: ClassVar[Mapping[str, str]] = {
+        "config": "torch 2.13's least squares lose the rank where the first elements are zero",
+        f"config, {PINV}": "",
+        "pcgrad": "the tasks always meet in the same order",
+    }
 
     def balances(self, method: str, into: Into) -> Modes:
         """Vectors that are there, or made first; its helper splits the result."""
@@ -49,10 +60,13 @@ class ConflictFree(Peer):
         """Its helper appends tensor after tensor to a vector; one ``cat`` is its best."""
         if method not in OPERATORS:
             return {}
-        return {
+        found: dict[str, Callable[[], Step]] = {
             "one cat": lambda: _step(model, self.operator(method), _cat),
             "default": lambda: _step(model, self.operator(method), _utils().get_gradient_vector),
         }
+        if method == "config":
+            found[PINV] = lambda: _step(model, self.operator(method, **EXACT), _cat)
+        return found
 
     def weights(self, method: str, num_tasks: int) -> tuple[str, Callable[[Tensor], Any]] | None:
         """The combined gradient, in float32: ConFIG takes nothing else."""
@@ -69,9 +83,10 @@ class ConflictFree(Peer):
         return torch.tensor([[i, *(j for j in tasks if j != i)] for i in tasks])
 
     @staticmethod
-    def operator(method: str) -> Any:
+    def operator(method: str, **options: Any) -> Any:
         """A new one, with equal weights and the length of its projections."""
-        return getattr(importlib.import_module("conflictfree.grad_operator"), OPERATORS[method])()
+        module = importlib.import_module("conflictfree.grad_operator")
+        return getattr(module, OPERATORS[method])(**options)
 
 
 def _utils() -> Any:

@@ -11,9 +11,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import random
+import signal
 import sys
+import threading
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any, ClassVar
 
@@ -46,18 +49,20 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 OF_GRADIENTS = ("cagrad", "gradnorm", "gradvac", "imtl", "mgda", "pcgrad")
 BY_FEATURES = ("graddrop", "gradnorm", "imtl", "mgda")
 REP_GRAD = "rep_grad"
+MGDA_SECONDS = 5.0
 
 
 class LibMTL(Peer):
     """Its default, and ``rep_grad=True``, which is fast and another algorithm.
 
-    CAGrad has its K = 3 written into the code and raises for any other; MGDA's iteration has no
-    bound.
+    CAGrad has its K = 3 written into the code and raises for any other; the iteration of MGDA has
+    no bound and gets one here, in seconds.
     """
 
     name = "LibMTL"
     package = "LibMTL"
     differs: ClassVar[Mapping[str, str]] = {
+        "cagrad": "K = 3 is written into its code; adds 1e-8 to lengths",
         "gradnorm": "steps softmax logits with the model's optimizer; the first step is the same",
         "gradvac": "targets move only where a gradient changes; the first step is the same",
         "imtl": "scales are the model's optimizer's; the first step is the same",
@@ -208,6 +213,34 @@ class Given(nn.Module):
         return self._rows(self)
 
 
+class Bounded:
+    """An end for MGDA's iteration, whose own count of steps stays at zero."""
+
+    def _find_min_norm_element(self, grads: Tensor) -> Tensor:
+        with _limited(MGDA_SECONDS):
+            found: Tensor = super()._find_min_norm_element(grads)  # type: ignore[misc]
+        return found
+
+
+@contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    """Raises after so long; only the main thread can be interrupted."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"no end after {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def _one_by_one(given: Any) -> Tensor:
     """Its own copy of every task's ``.grad`` into a matrix."""
     found = torch.zeros(given.task_num, given.grad_dim)
@@ -247,7 +280,8 @@ def _step(model: EngineModel, method: str, rep_grad: bool) -> Step:
 
 def _class(method: str, half: type[nn.Module]) -> Any:
     """Its weighting, completed as its trainer does it."""
-    return type(half.__name__, (half, getattr(_weighting(), METHODS[method][0])), {})
+    halves = (Bounded, half) if method == "mgda" else (half,)
+    return type(half.__name__, (*halves, getattr(_weighting(), METHODS[method][0])), {})
 
 
 @cache

@@ -74,15 +74,15 @@ class TorchJD(Peer):
         """By Jacobians, in chunks or not; and by Gramians of the layers, where it is PCGrad."""
         if method not in AGGREGATORS:
             return {}
-        aggregator = self.aggregator(method, len(model.heads))
-        best = hasattr(aggregator, "gramian_weighting")
+        new = partial(self.aggregator, method, len(model.heads))  # some have a state
+        best = hasattr(new(), "gramian_weighting")
         found: dict[str, Callable[[], Step]] = {
-            "chunks of 1": lambda: autojac(model, aggregator, 1, best),
-            "one chunk": lambda: autojac(model, aggregator, None, best),
-            "default": lambda: autojac(model, aggregator, None, False),
+            "chunks of 1": lambda: autojac(model, new(), 1, best),
+            "one chunk": lambda: autojac(model, new(), None, best),
+            "default": lambda: autojac(model, new(), None, False),
         }
         if best:
-            found[AUTOGRAM] = lambda: autogram(model, aggregator.gramian_weighting)
+            found[AUTOGRAM] = lambda: autogram(model, new().gramian_weighting)
         return found
 
     def weights(self, method: str, num_tasks: int) -> tuple[str, Callable[[Tensor], Any]] | None:
