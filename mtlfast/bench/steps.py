@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
@@ -62,10 +63,11 @@ class Step:
         return (time.perf_counter() - start) / self.count
 
     def gradients(self, order: Tensor) -> list[Tensor]:
-        """Of every parameter, on the model's batch; the seed serves TorchJD."""
+        """Of every parameter, on the model's batch; the seeds serve the peers."""
         assert self.optimizer is not None
         self.optimizer.zero_grad()
         torch.manual_seed(1)
+        random.seed(1)
         self.fill(order)
         found = [param.grad for param in self.model.parameters()]
         self.optimizer.zero_grad()

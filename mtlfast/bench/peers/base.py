@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import random
 from abc import ABC
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from mtlfast.bench.environment import version_of
@@ -18,7 +20,14 @@ if TYPE_CHECKING:
 
 __all__ = ["PEERS", "Into", "Modes", "Peer", "names", "wanted"]
 
-PEERS = ("torchjd", "plain")
+PEERS = (
+    "torchjd",
+    "libmtl",
+    "conflictfree",
+    "gradnorm_pytorch",
+    "pytorch_optimizer",
+    "plain",
+)
 """Their modules here; ``plain`` is what a careful user writes in torch without any of them."""
 
 Modes = Mapping[str, tuple[Callable[[], object], Callable[[], object]]]
@@ -52,10 +61,16 @@ class Peer(ABC):
     Attributes:
         name: What it is called in rows and by ``--peers``.
         package: Its distribution; None for torch itself.
+        differs: What it computes that ours does not, by method or by ``"method, mode"``.
     """
 
     name: ClassVar[str]
     package: ClassVar[str | None] = None
+    differs: ClassVar[Mapping[str, str]] = {}
+
+    def difference(self, method: str, mode: str = "") -> str:
+        """What it computes that ours does not; empty where it is the same."""
+        return self.differs.get(f"{method}, {mode}", self.differs.get(method, ""))
 
     def balances(self, method: str, into: Into) -> Modes:
         """Ways to balance into empty ``.grad``: its best mode and its default at least."""
@@ -63,14 +78,32 @@ class Peer(ABC):
         return {}
 
     def steps(self, method: str, model: EngineModel) -> Mapping[str, Callable[[], Step]]:
-        """By mode, what makes its training step; the modes differ in speed alone."""
+        """By mode, what makes its training step; :meth:`difference` tells what it computes."""
         del method, model
         return {}
 
     def weights(self, method: str, num_tasks: int) -> tuple[str, Callable[[Tensor], Any]] | None:
-        """What it is called with, ``"gramian"`` or ``"jacobian"``, and the call; None: has none."""
+        """What it is called with and the call, with a state of its own; None: has none.
+
+        ``"gramian"`` and ``"jacobian"``, float64: weights come back. ``"direction"``: called with a
+        float32 Jacobian, the combined gradient comes back.
+        """
         del method, num_tasks
         return None
+
+    def order(self, method: str, num_tasks: int) -> Tensor | None:
+        """``[K, K]``: in which its tasks meet after :meth:`seed`; None where nothing depends on it.
+
+        A row begins with its own index where it skips that.
+        """
+        del method, num_tasks
+        return None
+
+    @staticmethod
+    def seed() -> None:
+        """Seeds all that a peer may draw from."""
+        torch.manual_seed(1)
+        random.seed(1)
 
     @classmethod
     def version(cls) -> str | None:

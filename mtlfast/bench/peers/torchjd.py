@@ -6,7 +6,7 @@ import copy
 import importlib
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ AGGREGATORS: dict[str, tuple[str, dict[str, Any]]] = {
     "fairgrad": ("FairGrad", {"alpha": 2.0}),
     "gradvac": ("GradVac", {}),
     "imtlg": ("IMTLG", {}),
-    "krum": ("Krum", {"n_byzantine": 1}),
+    "krum": ("Krum", {"n_byzantine": 0}),
     "mgda": ("MGDA", {}),
     "nash_mtl": ("NashMTL", {}),
     "pcd": ("PCD", {}),
@@ -42,9 +42,17 @@ class TorchJD(Peer):
 
     name = "TorchJD"
     package = "torchjd"
+    differs: ClassVar[Mapping[str, str]] = {
+        "dualproj": "adds 1e-4 to the diagonal of the Gramian over its trace",
+        "krum": "sums distances, not their squares",
+        "mgda": "at most 100 steps of Frank and Wolfe",
+        "upgrad": "adds 1e-4 to the diagonal of the Gramian over its trace",
+    }
 
     def balances(self, method: str, into: Into) -> Modes:
         """``jac_to_grad``; that ``.jac`` is filled is not timed, in its favour."""
+        if method not in AGGREGATORS:
+            return {}
         jac_to_grad = importlib.import_module("torchjd.autojac").jac_to_grad
         aggregator = self.aggregator(method, len(into.task_grads))
         jacobians = [torch.stack(block) for block in zip(*into.task_grads, strict=True)]
@@ -64,15 +72,17 @@ class TorchJD(Peer):
 
     def steps(self, method: str, model: EngineModel) -> Mapping[str, Callable[[], Step]]:
         """By Jacobians, in chunks or not; and by Gramians of the layers, where it is PCGrad."""
-        aggregator = self.aggregator(method, len(model.heads))
-        best = hasattr(aggregator, "gramian_weighting")
+        if method not in AGGREGATORS:
+            return {}
+        new = partial(self.aggregator, method, len(model.heads))  # some have a state
+        best = hasattr(new(), "gramian_weighting")
         found: dict[str, Callable[[], Step]] = {
-            "chunks of 1": lambda: autojac(model, aggregator, 1, best),
-            "one chunk": lambda: autojac(model, aggregator, None, best),
-            "default": lambda: autojac(model, aggregator, None, False),
+            "chunks of 1": lambda: autojac(model, new(), 1, best),
+            "one chunk": lambda: autojac(model, new(), None, best),
+            "default": lambda: autojac(model, new(), None, False),
         }
         if best:
-            found[AUTOGRAM] = lambda: autogram(model, aggregator.gramian_weighting)
+            found[AUTOGRAM] = lambda: autogram(model, new().gramian_weighting)
         return found
 
     def weights(self, method: str, num_tasks: int) -> tuple[str, Callable[[Tensor], Any]] | None:
@@ -83,6 +93,20 @@ class TorchJD(Peer):
         if hasattr(aggregator, "gramian_weighting"):
             return "gramian", aggregator.gramian_weighting
         return "jacobian", aggregator.weighting
+
+    def order(self, method: str, num_tasks: int) -> Tensor | None:
+        """A permutation for every task, which skips itself."""
+        if method not in ("gradvac", "pcgrad"):
+            return None
+        self.seed()
+        rows = []
+        for task in range(num_tasks):
+            tasks = torch.arange(num_tasks)
+            if method == "gradvac":  # draws without itself
+                tasks = tasks[tasks != task]
+            met = tasks[torch.randperm(len(tasks))]
+            rows.append(torch.cat([torch.tensor([task]), met[met != task]]))
+        return torch.stack(rows)
 
     @staticmethod
     def aggregator(method: str, num_tasks: int) -> Any:
