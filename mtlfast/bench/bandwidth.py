@@ -1,7 +1,8 @@
 """What the memory of this machine can do: the floor that the kernels are held against.
 
 A read sum and a triad with non-temporal stores, compiled for this CPU and run by torch's own OpenMP
-threads over arrays far larger than the cache. Without a compiler torch does both, slower.
+threads over arrays far larger than the cache. Without a compiler torch does both, slower. On a GPU
+it is a copy within its memory.
 """
 
 from __future__ import annotations
@@ -69,6 +70,36 @@ class Bandwidth:
                 return ctypes.CDLL(str(library))
             except (OSError, subprocess.CalledProcessError):
                 return None
+
+
+class CopyBandwidth:
+    """Measures a GPU's, in bytes per second, from idle to idle.
+
+    Args:
+        device: Whose memory.
+        count: Floats of either array; together 2 GiB by default.
+    """
+
+    source = "copy_"
+
+    def __init__(self, device: torch.device, count: int = 8 * COUNT) -> None:
+        self.a, self.b = (torch.ones(count, device=device) for _ in range(2))
+
+    def best(self) -> float:
+        """``a = b``: one read and one write per element."""
+        self._wait()
+        start = time.perf_counter()
+        self.a.copy_(self.b)
+        self._wait()
+        return 2 * self.a.nbytes / (time.perf_counter() - start)
+
+    def read(self) -> float:
+        """The same: a GPU reads no faster than it copies."""
+        return self.best()
+
+    def _wait(self) -> None:
+        if self.a.device.type == "cuda":
+            torch.cuda.synchronize(self.a.device)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mtlfast.bench.bandwidth import Bandwidth
+from mtlfast.bench.bandwidth import Bandwidth, CopyBandwidth
 
 __all__ = ["QUICK_BUDGET", "Setting"]
 
@@ -55,9 +55,9 @@ class Setting:
         return self.params or (quick if self.quick and quick else usual)
 
     @cached_property
-    def memory(self) -> Bandwidth:
-        """What measures the floor; made once, since its arrays are large."""
-        return Bandwidth()
+    def memory(self) -> Bandwidth | CopyBandwidth:
+        """What measures the floor of the device; made once, since its arrays are large."""
+        return Bandwidth() if self.device.type == "cpu" else CopyBandwidth(self.device)
 
     def describe(self) -> dict[str, Any]:
         """For the file of results."""

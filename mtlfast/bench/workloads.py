@@ -29,12 +29,25 @@ def mixing(num_tasks: int, seed: int) -> Tensor:
     return torch.eye(num_tasks) + noise * (0.5 / math.sqrt(num_tasks))
 
 
-def task_gradients(num_tasks: int, total: int, seed: int = 0) -> list[list[Tensor]]:
-    """K rows of 60 float32 tensors, each with memory of its own, as autograd leaves them."""
+def task_gradients(
+    num_tasks: int,
+    total: int,
+    seed: int = 0,
+    *,
+    num_tensors: int = NUM_TENSORS,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | None = None,
+) -> list[list[Tensor]]:
+    """K rows of flat tensors, each with memory of its own, as autograd leaves them.
+
+    The numbers are drawn in float32 on the CPU: the same for every dtype and device, but for
+    rounding.
+    """
     torch.manual_seed(seed)
     mix = mixing(num_tasks, seed)
-    blocks = [mix @ torch.randn(num_tasks, size) for size in tensor_sizes(total, seed)]
-    return [[block[k].clone() for block in blocks] for k in range(num_tasks)]
+    sizes = tensor_sizes(total, seed, num_tensors)
+    blocks = [mix @ torch.randn(num_tasks, size) for size in sizes]
+    return [[block[k].to(device, dtype, copy=True) for block in blocks] for k in range(num_tasks)]
 
 
 def gramians(num_tasks: int, count: int = 16) -> list[Tensor]:

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 
 from mtlfast.bench.case import Case
 from mtlfast.bench.setting import Setting
-from mtlfast.bench.suites.kernels import floor
+from mtlfast.bench.suites.kernels import floor, growth, small
 
 __all__ = ["FIGURES", "cases"]
 
-FIGURES = {**floor.FIGURES}
+MODULES = (floor, growth, small)
+
+FIGURES = {figure: title for module in MODULES for figure, title in module.FIGURES.items()}
 
 
 def cases(setting: Setting) -> Sequence[Case]:
     """All of them, the most important first."""
-    return [*floor.cases(setting)]
+    return [case for module in MODULES for case in module.cases(setting)]
