@@ -13,8 +13,8 @@ from models import Mlp, last, wrap
 from torch import Tensor, nn
 from wide import WIDTH, Wide, two_layers
 
-from mtlfast.bench.allocations import peak_bytes
 from mtlfast import MultiTaskOptimizer, ops
+from mtlfast.bench.allocations import peak_bytes
 from mtlfast.jacobian import streaming as module
 
 
