@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gc
 import json
+import os
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -31,7 +34,7 @@ def peak(step: Callable[[], object], device: torch.device) -> int:
 def peak_bytes(step: Callable[[], object], trace: Path) -> int:
     """The same on the CPU, by a profile that is written to ``trace``."""
     gc.collect()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with _mute(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         step()
     profiler.export_chrome_trace(str(trace))
     events = json.loads(trace.read_text())["traceEvents"]
@@ -41,3 +44,19 @@ def peak_bytes(step: Callable[[], object], trace: Path) -> int:
         held += change
         most = max(most, held)
     return most
+
+
+@contextmanager
+def _mute() -> Iterator[None]:
+    """Drops what native code writes to standard error, as the profiler at its start and end."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)

@@ -58,6 +58,7 @@ class Peak(ModelCase):
 
     def rows(self, samples: Samples) -> list[Row]:
         """Megabytes, ratios to joint training, to bounds and to the peers."""
+        self.others = 0.0  # who else is busy changes no peak
         found = []
         for name in ("joint", *self.contestants):
             size = f"P = {self.elements:,}" if name == "joint" else self.engines.get(name, "")
@@ -70,7 +71,6 @@ class Peak(ModelCase):
                     unit="MB",
                     detail=size.removeprefix(", "),
                     labels=self.labels(name),
-                    others=None,
                 )
             )
         found += [
@@ -81,7 +81,6 @@ class Peak(ModelCase):
                 np.divide,
                 figure="memory/over",
                 labels=self.labels(name),
-                others=None,
             )
             for name in self.contestants
         ]
@@ -120,7 +119,6 @@ class Peak(ModelCase):
                         f"{(samples['joint'].max() + more) / 1e6:.1f} at most"
                     ),
                     labels=labels | {"engine": engine},
-                    others=None,
                 )
             )
         saved = 3.0 if (self.model, self.num_tasks) == ("MLP", 8) else None
@@ -134,7 +132,6 @@ class Peak(ModelCase):
                 target=saved,
                 at_least=True,
                 labels=labels | {"engine": "factored"},
-                others=None,
             )
         )
         autogram = f"TorchJD, {AUTOGRAM}"
@@ -150,7 +147,6 @@ class Peak(ModelCase):
                     figure=figure,
                     target=target,
                     labels=labels | {"engine": "auto", "mode": name},
-                    others=None,
                 )
                 for name, target in ((least, 1.0 if bound else None), (autogram, None))
             ]
@@ -206,6 +202,7 @@ class Beyond(Case):
 
     def rows(self, samples: Samples) -> list[Row]:
         """The one of this K."""
+        self.others = 0.0
         unit = max(self.num_tasks * self.elements * self.itemsize, 1)
         row = self.row(
             "",
@@ -219,7 +216,6 @@ class Beyond(Case):
                 f"{samples['joint'].max() / 1e6:.1f}"
             ),
             labels={"K": self.num_tasks, "P": self.elements, "contestant": "mtlfast"},
-            others=None,
         )
         return [row]
 
