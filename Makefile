@@ -42,7 +42,7 @@ bench: $(NATIVE_STAMP) $(BENCH_STAMP) ## run the benchmarks of kernels and metho
 	@$(BENCHMARK) benchmarks --ignore-glob='*bench_engine*' --out benchmarks/results/cpu.json $(ARGS)
 
 bench-engines: $(NATIVE_STAMP) $(BENCH_STAMP) ## run those of whole training steps, eight minutes
-	@$(BENCHMARK) benchmarks/bench_engines.py benchmarks/bench_engine_memory.py --out benchmarks/results/cpu-engines.json $(ARGS)
+	@$(BIN)/mtlfast bench step memory --threads 2 --out benchmarks/results/cpu-engines.json $(ARGS)
 
 # With the Python at hand, whose torch knows the GPU: nothing is installed and no network is used.
 gpu-check: ## build, test, sanitize and measure on a GPU (OUT= PARTS= WHEELS= FIBERS=1)

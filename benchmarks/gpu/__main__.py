@@ -18,8 +18,9 @@ import torch
 
 from benchmarks.gpu.machine import Fibers, Gpu
 from benchmarks.gpu.sections import Bench
-from benchmarks.report import Report, Row, version_of
 from mtlfast import ops
+from mtlfast.bench.environment import environment, version_of
+from mtlfast.bench.rows import Report, Row
 
 TESTS = Path(__file__).resolve().parents[2] / "tests"
 
@@ -27,7 +28,11 @@ TESTS = Path(__file__).resolve().parents[2] / "tests"
 def run(bench: Bench, out: Path, seconds: float) -> int:
     """Runs section after section until the time is up; returns how many failed."""
     report = bench.report
-    versions = {name: version_of(name) for name in ("triton", "torchjd", "pytorch_optimizer")}
+    report.environment = {
+        **environment(),
+        **bench.gpu.describe(),
+        "triton": version_of("triton"),
+    }
     end, failed = time.monotonic() + seconds, 0
     for figure, section in bench.sections():
         start = time.monotonic()
@@ -43,7 +48,7 @@ def run(bench: Bench, out: Path, seconds: float) -> int:
             report.add(Row(figure, "failed", "x", detail=says))
         bench.gpu.free()
         print(f"{time.monotonic() - start:6.1f} s  {figure}", flush=True)
-        report.write(out / "gpu.json", **bench.gpu.describe(), versions=versions)
+        report.write(out / "gpu.json")
         head = [f"{key}: {value}" for key, value in bench.gpu.describe().items()]
         (out / "gpu.txt").write_text("\n".join([*head, *report.table()]) + "\n")
     return failed

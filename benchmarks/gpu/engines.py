@@ -7,10 +7,11 @@ from functools import partial
 
 import torch
 
-from benchmarks.engine_models import MODELS, EngineModel, convolutional, mlp, transformer
-from benchmarks.engine_steps import Field, Step
 from benchmarks.gpu.machine import Call, Gpu
-from benchmarks.report import Report, Row, row
+from mtlfast.bench.models import MODELS, EngineModel, convolutional, mlp, transformer
+from mtlfast.bench.peers.torchjd import PEER
+from mtlfast.bench.rows import Report, Row, row
+from mtlfast.bench.steps import Field, Step
 
 TIME = "8. a training step over joint training, from idle to idle; K = 8"
 MEMORY = "9. peak memory of a training step beyond what is held before it, MB; K = 8"
@@ -19,7 +20,7 @@ MEMORY = "9. peak memory of a training step beyond what is held before it, MB; K
 def measure(name: str, gpu: Gpu, report: Report, rounds: int) -> None:
     """The rows of one model."""
     model = _small(name) if gpu.fibers else MODELS[name](8)
-    field = Field(model.to(gpu.device))
+    field = Field(model.to(gpu.device), [PEER])
     steps = {n: step for n, step in field.steps.items() if n == "joint" or n in field.contestants}
     calls: dict[str, Call] = {n: partial(_run, step) for n, step in steps.items()}
     times = gpu.wall(calls, rounds)
@@ -38,7 +39,6 @@ def measure(name: str, gpu: Gpu, report: Report, rounds: int) -> None:
                 "x",
                 [ratio / step.count for ratio in ratios],
                 detail=f"{ms:.3f} ms{field.engine(contestant)}",
-                extra={"seconds": times[contestant]},
             )
         )
         if not gpu.fibers:

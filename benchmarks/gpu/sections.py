@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 import mtlfast
-from benchmarks import methods, workloads
-from benchmarks.engine_models import MODELS
 from benchmarks.gpu import engines, machine, peers
 from benchmarks.gpu.machine import Call, Gpu
-from benchmarks.report import Report, Row, row
 from mtlfast import ops
+from mtlfast.bench import methods, workloads
+from mtlfast.bench.models import MODELS
+from mtlfast.bench.rows import Report, Row, row
 
 FLOOR = "1. over the floor: bytes of each gradient once, at the copy bandwidth; 200 tensors"
 SMALL = "2. P = 1e6 in 60 tensors, K = 4, CAGrad: where overhead decides"
@@ -113,7 +113,6 @@ class Bench:
                     target=goal,
                     detail=f"{seconds * 1e3:.3f} ms; {bytes_ / seconds / 1e9:.0f} of "
                     f"{best / 1e9:.0f} GB/s",
-                    extra={"seconds": times[name], "copy_seconds": times["copy"], "bytes": bytes_},
                 )
             )
         if not triton:
@@ -130,8 +129,8 @@ class Bench:
                     [a / b for a, b in zip(better, times[name], strict=True)],
                     target=1.0,
                     at_least=True,
+                    versus="Triton",
                     detail=f"{statistics.median(better) * 1e3:.3f} ms ({variant[7:]}); {says}",
-                    extra={"seconds": found},
                 )
             )
 
@@ -238,8 +237,8 @@ class Bench:
                 [a / b for a, b in zip(times["peer"], times["ours"], strict=True)],
                 target=target,
                 at_least=True,
+                versus="TorchJD" if figure == TORCHJD else "pytorch_optimizer",
                 detail=f"{ms['peer']:.3f} ms against {ms['ours']:.3f}; differ by {error:.0e}",
-                extra=times,
             )
         )
 
@@ -262,8 +261,8 @@ class Bench:
                         f"K = {num_tasks}, {name}",
                         "x",
                         [a / b for a, b in zip(times[name], times["ours"], strict=True)],
+                        versus="torch",
                         detail=f"{statistics.median(times[name]) * 1e3:.3f} ms",
-                        extra={"peer": times[name], "ours": times["ours"]},
                     )
                 )
 

@@ -105,7 +105,9 @@ def visit(
             left = seconds - (time.monotonic() - start)
             rounds = min(rounds, max(LEAST_ROUNDS, int(left / duration)))
         busy, own, wall = _busy_seconds(), time.process_time(), time.perf_counter()
-        for _ in range(rounds):
+        for done in range(rounds):
+            if done >= LEAST_ROUNDS and time.monotonic() - start > seconds:
+                break
             _round(case, variants, found)
         own, wall = time.process_time() - own, time.perf_counter() - wall
         used = (_busy_seconds() - busy - own) / max(wall, 1e-9)

@@ -1,10 +1,9 @@
-"""Everyone's whole training step on one model: ours by each engine, TorchJD's, and what is bare."""
+"""Everyone's whole training step on one model: ours by each engine, the peers', what is bare."""
 
 from __future__ import annotations
 
 import random
-import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,8 +13,10 @@ from torch import Tensor
 
 import mtlfast
 from mtlfast.bench import methods
+from mtlfast.bench.case import timed
 from mtlfast.bench.models import EngineModel
 from mtlfast.bench.runner import said
+from mtlfast.weighting import Weighting
 
 if TYPE_CHECKING:
     from mtlfast.bench.peers import Peer
@@ -24,6 +25,8 @@ LEARNING_RATE = 1e-9  # a step of the usual price after which the model is the s
 SKETCH_SIZE = 65536
 ENGINES = ("stored", "batched", "factored", "streaming", "sketched", "auto")
 EXACT = ("batched", "factored", "streaming", "auto")
+BARE = ("joint", "SGD", "K backwards", "K backwards, kept", "vmap batch")
+"""What is nobody's whole balanced step."""
 STEPS_PER_GRAMIAN = 10
 
 
@@ -58,9 +61,7 @@ class Step:
 
     def seconds(self) -> float:
         """Of one step, on average."""
-        start = time.perf_counter()
-        self.all()
-        return (time.perf_counter() - start) / self.count
+        return timed(self.all, self.model.inputs.device)() / self.count
 
     def gradients(self, order: Tensor) -> list[Tensor]:
         """Of every parameter, on the model's batch; the seeds serve the peers."""
@@ -136,13 +137,13 @@ def vmap_batch(model: EngineModel) -> Step:
 
 def ours(
     model: EngineModel,
-    method: str = "pcgrad",
+    method: str | Weighting = "pcgrad",
     count: int = 1,
     by_features: bool = False,
     **options: Any,
 ) -> Step:
     """``MultiTaskOptimizer`` with these options."""
-    weighting = methods.make(method)
+    weighting = methods.make(method) if isinstance(method, str) else method
     optimizer = mtlfast.MultiTaskOptimizer(sgd(model), weighting, **options)
 
     def fill(order: Tensor | None) -> None:
@@ -153,7 +154,8 @@ def ours(
             losses = model.task_losses(features)
             optimizer.backward(losses, features=features, **inputs)
         else:
-            optimizer.backward(model.losses(), **inputs)
+            batches = [model.losses() for _ in range(weighting.num_batches)]
+            optimizer.backward(*batches, **inputs)
 
     return Step(model, fill, optimizer, count)
 
@@ -167,13 +169,14 @@ class Field:
         model: for all of them, beside joint training, which is always there.
         peers: whose steps are compared with.
         method: name of the method.
-        wanted: names of contestants; default: all.
+        wanted: names of contestants, or of a peer for all its modes; default: all.
 
     Attributes:
         steps: by name, joint training first.
         missing: why there is no step, by name.
         contestants: all names but joint training's.
-        modes: name of the peer, by the name of its contestant.
+        modes: name of the peer, by the name of its contestant; of a peer that is not there the
+            only contestant has the peer's own name.
     """
 
     def __init__(
@@ -181,20 +184,27 @@ class Field:
         model: EngineModel,
         peers: Sequence[Peer] = (),
         method: str = "pcgrad",
-        wanted: Container[str] | None = None,
+        wanted: Collection[str] | None = None,
     ) -> None:
         self.model = model
         self.steps = {"joint": joint(model)}
         self.steps["joint"]()
         self.missing: dict[str, str] = {}
         self.modes: dict[str, str] = {}
+        absent: dict[str, str] = {}
         makers: dict[str, Callable[[], Step]] = {
             "K backwards": partial(backwards, model),
             "K backwards, kept": partial(backwards, model, kept=True),
             "vmap batch": partial(vmap_batch, model),
         }
         for peer in peers:
-            for mode, make in peer.steps(method, model).items():
+            try:
+                modes = peer.steps(method, model)
+            except Exception as error:  # most likely that it is not installed
+                absent[peer.name] = said(error)
+                self.modes[peer.name] = peer.name
+                continue
+            for mode, make in modes.items():
                 name = f"{peer.name}, {mode}" if mode else peer.name
                 makers[name] = make
                 self.modes[name] = peer.name
@@ -211,9 +221,19 @@ class Field:
             makers[f"update_every={every}"] = partial(
                 ours, model, method, count=every, update_every=every
             )
-        self.contestants = [name for name in makers if wanted is None or name in wanted]
+        self.contestants = [
+            name
+            for name in (*makers, *absent)
+            if wanted is None
+            or name in wanted
+            or self.modes.get(name) in wanted
+            or (name in absent and any(asked.startswith(f"{name}, ") for asked in wanted))
+        ]
         for name in self.contestants:
-            self._enter(name, makers[name])
+            if name in absent:
+                self.missing[name] = absent[name]
+            else:
+                self._enter(name, makers[name])
 
     def _enter(self, name: str, make: Callable[[], Step]) -> None:
         try:

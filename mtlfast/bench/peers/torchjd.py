@@ -71,7 +71,7 @@ class TorchJD(Peer):
         return modes
 
     def steps(self, method: str, model: EngineModel) -> Mapping[str, Callable[[], Step]]:
-        """By Jacobians, in chunks or not; and by Gramians of the layers, where it is PCGrad."""
+        """By Jacobians, in chunks or not; by Gramians of the layers, where it makes one."""
         if method not in AGGREGATORS:
             return {}
         new = partial(self.aggregator, method, len(model.heads))  # some have a state

@@ -1,0 +1,58 @@
+"""The suite of whole training steps: engines, peers, methods, and where the time goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mtlfast.bench.case import Case
+from mtlfast.bench.contestants import Make
+from mtlfast.bench.models import MODELS, tiny
+from mtlfast.bench.setting import Setting
+from mtlfast.bench.suites.step import breakdown, cost, exact, methods, training
+
+__all__ = ["FIGURES", "MAKERS", "cases"]
+
+FIGURES = {
+    **training.FIGURES,
+    **exact.FIGURES,
+    **methods.FIGURES,
+    **breakdown.FIGURES,
+    **cost.FIGURES,
+}
+
+MAKERS: Mapping[str, Make] = {**MODELS, "tiny MLP": tiny}
+
+
+def cases(setting: Setting, makers: Mapping[str, Make] = MAKERS) -> Sequence[Case]:
+    """All of them, the most important first; sizes P are those of the models.
+
+    Args:
+        setting: Of the run.
+        makers: The models by their names here, to try the suite on smaller ones.
+    """
+    found: list[Case] = []
+    names = [name for name in MODELS if name == "MLP" or not setting.quick]
+    chosen = [(name, count) for name in names for count in setting.choose_tasks(2, 4, 8)]
+    small = [("tiny MLP", count) for count in setting.choose_tasks(2, quick=(2,))]
+    found += [training.Training(name, count, makers[name]) for name, count in [*small, *chosen]]
+    found += [exact.Exact(name, count, makers[name]) for name, count in chosen]
+    for count in setting.choose_tasks(4, 8):
+        of_peers = methods.of_peers(setting, count)
+        few = setting.quick or (count == 8 and setting.tasks is None)
+        found += [
+            methods.Method(name, "MLP", count, makers["MLP"])
+            for name in of_peers
+            if not few or name in methods.FEW
+        ]
+    found += [
+        breakdown.Breakdown(name, count, makers[name])
+        for name, count in [*small, *chosen]
+        if name in ("MLP", "tiny MLP") or count == 4 or setting.tasks
+    ]
+    found += [
+        cost.Cost(name, count, makers[name])
+        for name in ("tiny MLP", "MLP")
+        for count in setting.choose_tasks(4)
+        if name == "tiny MLP" or not setting.quick
+    ]
+    return found

@@ -1,0 +1,146 @@
+"""Time of everyone's whole training step over joint training's."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from mtlfast.bench.case import Samples, Variant, timed
+from mtlfast.bench.contestants import Make, ModelCase
+from mtlfast.bench.models import MODELS
+from mtlfast.bench.rows import Row
+from mtlfast.bench.setting import Setting
+from mtlfast.bench.steps import STEPS_PER_GRAMIAN
+
+__all__ = ["FIGURES", "Training"]
+
+FIGURES = {
+    "step/time": "time of a training step over joint training",
+    "step/ms": "the same steps, one alone",
+    "step/beside": "times beside each other",
+    "step/peers": "time of a peer's training step over ours",
+}
+
+ROUNDS = {"MLP": (8, 2), "CNN": (6, 1), "transformer": (5, 1), "tiny MLP": (60, 3)}
+"""And passes; a step of the transformer takes three times the others'."""
+FACTORED = {2: 1.45, 4: 2.1, 8: 3.0}
+FASTER = {"MLP": 2.5, "CNN": 1.1, "transformer": 1.1}
+
+
+class Training(ModelCase):
+    """All contestants on one model."""
+
+    figure = "step/time"
+
+    def __init__(self, model: str, num_tasks: int, make: Make | None = None) -> None:
+        super().__init__(model, num_tasks, make)
+        self.rounds, self.passes = ROUNDS.get(model, (8, 2))
+        # Every contestant has made a step before its first turn, which is enough for large ones.
+        self.warmup = 0 if self.passes == 1 else 1
+        if model == "tiny MLP":
+            self.threads = 1  # a second one costs more than it brings
+
+    def prepare(self, setting: Setting) -> Mapping[str, Variant]:
+        """Joint training, SGD's part of it, then all others."""
+        field = self.field(setting)
+        inner = field.steps["joint"].optimizer
+        assert inner is not None
+        # SGD's own part of every step, with the gradients of the joint one before.
+        variants = {
+            "joint": field.steps["joint"].seconds,
+            "SGD": timed(inner.step, setting.device),
+        }
+        return {**variants, **{n: s.seconds for n, s in field.steps.items() if n != "joint"}}
+
+    def rows(self, samples: Samples) -> list[Row]:
+        """Ratios to joint training, to each other and to the peers, and milliseconds."""
+        ms = {n: statistics.median(seconds) * 1e3 for n, seconds in samples.items()}
+        found = [
+            self.row(
+                name,
+                samples,
+                (name, "joint"),
+                np.divide,
+                target=self._target(name),
+                detail=f"{ms.get(name, np.nan):.4g} ms{self.engines.get(name, '')}",
+                labels=self.labels(name),
+            )
+            for name in self.contestants
+        ]
+        size = f"P = {self.elements:,}"
+        found += [
+            self.milliseconds(name, samples, "step/ms", size if name == "joint" else "")
+            for name in ("joint", "SGD", *self.contestants)
+        ]
+        faster = FASTER.get(self.model)
+        targets = {} if faster is None else {"TorchJD": faster if self.num_tasks == 8 else 1.0}
+        return [
+            *found,
+            *self._beside(samples),
+            *self.versus(
+                samples,
+                "step/peers",
+                detail=lambda n: f"{ms[n]:.4g} ms against {ms.get('auto', np.nan):.4g}",
+                targets=targets,
+            ),
+        ]
+
+    def _target(self, contestant: str) -> float | None:
+        """The bound of a contestant's time over joint training, where there is one."""
+        if self.model not in MODELS:
+            return None
+        if self.model == "MLP" and contestant == "factored":
+            return FACTORED.get(self.num_tasks)
+        if self.num_tasks == 8 and contestant in (self.last_block, "features"):
+            return 1.3
+        return 1.4 if contestant == f"update_every={STEPS_PER_GRAMIAN}" else None
+
+    def _beside(self, samples: Samples) -> list[Row]:
+        """What an engine's time is held against, but for joint training."""
+        bound = self.model in MODELS
+
+        def beside(
+            label: str, needs: str, value: Callable[..., Any], target: float | None = None
+        ) -> Row:
+            return self.row(
+                label,
+                samples,
+                tuple(needs.split("; ")),
+                value,
+                figure="step/beside",
+                target=target if bound else None,
+                labels=self.labels(part=label),
+            )
+
+        return [
+            beside("stored / K backwards", "stored; K backwards", np.divide, 1.05),
+            # The bare passes make no step, and gradients that are dropped leave warm memory to the
+            # next ones: without both, what is left is Gramian, solver and combination.
+            beside(
+                "(stored - SGD) / K backwards, kept",
+                "stored; SGD; K backwards, kept",
+                lambda stored, step, bare: (stored - step) / bare,
+            ),
+            beside("factored / stored", "factored; stored", np.divide, 1.05),
+            beside("batched / vmap batch", "batched; vmap batch", np.divide, 1.0),
+            beside(
+                "(batched - SGD) / vmap batch",
+                "batched; SGD; vmap batch",
+                lambda batched, step, bare: (batched - step) / bare,
+            ),
+            beside(
+                "(streaming - batched) / joint",
+                "streaming; batched; joint",
+                lambda streaming, batched, joint: (streaming - batched) / joint,
+                1.1,
+            ),
+            beside(
+                "(sketched - K backwards) / joint",
+                "sketched; K backwards; joint",
+                lambda sketched, bare, joint: (sketched - bare) / joint,
+                1.3,
+            ),
+        ]
