@@ -86,13 +86,15 @@ class TorchJD(Peer):
         return found
 
     def weights(self, method: str, num_tasks: int) -> tuple[str, Callable[[Tensor], Any]] | None:
-        """Its weighting of a Gramian; the aggregator's own of a Jacobian where that is all."""
+        """Its weighting of a Gramian; of a Jacobian for Nash-MTL; the direction for ConFIG."""
         if method not in AGGREGATORS:
             return None
         aggregator = self.aggregator(method, num_tasks)
         if hasattr(aggregator, "gramian_weighting"):
             return "gramian", aggregator.gramian_weighting
-        return "jacobian", aggregator.weighting
+        if method == "nash_mtl":
+            return "jacobian", aggregator.weighting
+        return "direction", aggregator
 
     def order(self, method: str, num_tasks: int) -> Tensor | None:
         """A permutation for every task, which skips itself."""

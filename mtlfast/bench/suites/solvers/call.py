@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import mtlfast
 from mtlfast import ops
 from mtlfast.bench import methods, workloads
 from mtlfast.bench.case import Case, Samples, Variant
@@ -25,7 +26,8 @@ __all__ = ["FIGURES", "Call", "cases", "given"]
 FIGURES = {
     "solvers/call": "whole call of a method on a Gramian, one thread, mean over 16 Gramians",
     "solvers/solve": "ops.solve alone",
-    "solvers/peers": "a peer's weights over ours, one thread, of the same Gramians or gradients",
+    "solvers/aggregate": "mtlfast.aggregate of a float32 Jacobian [K, 2K]",
+    "solvers/peers": "a peer's call over ours, one thread: on a Gramian, or with aggregate",
     "solvers/peer calls": "the peers' calls",
 }
 TARGETS = {2: 10, 8: 60, 40: 2000}
@@ -44,7 +46,7 @@ SLOW = (
 )
 """Where TorchJD calls quadprog, cvxpy or scipy, or loops in Python."""
 FASTER = 10  # than those at K = 8, at least so many times
-OURS, SOLVE = "mtlfast", "ops.solve"
+OURS, SOLVE, WHOLE = "mtlfast", "ops.solve", "mtlfast.aggregate"
 PEER_SECONDS = 0.02  # of a sample, where one call does not take longer
 
 
@@ -60,6 +62,7 @@ class Call(Case):
         self.method = method
         self.num_tasks = num_tasks
         self.peers = peers
+        self.beside: dict[str, str] = {}  # which of ours does the same as a peer's call
         self.on_cpu = True
         self.name = f"{method}, K = {num_tasks}"
         if num_tasks > 16 and peers:
@@ -89,24 +92,36 @@ class Call(Case):
                 if found is None:
                     continue
                 kind, theirs = found
+                self.beside[peer.name] = WHOLE if kind == "direction" else OURS
                 inputs = given(kind, workloads.jacobians(self.num_tasks), device)
                 theirs(inputs[0])  # the first call of all may import and compile
                 start = time.perf_counter()
                 theirs(inputs[0])
-                calls = round(PEER_SECONDS / (time.perf_counter() - start))
-                calls = max(1, min(calls, 4 * len(inputs)))
-                variants[peer.name] = mean_of(theirs, inputs, calls, device)
+                some = round(PEER_SECONDS / (time.perf_counter() - start))
+                some = max(1, min(some, 4 * len(inputs)))
+                variants[peer.name] = mean_of(theirs, inputs, some, device)
             except Exception as error:
                 self.missing[peer.name] = said(error)
+        if any(name in variants and ours == WHOLE for name, ours in self.beside.items()):
+            inputs = given("direction", workloads.jacobians(self.num_tasks), device)
+            variants[WHOLE] = mean_of(self._aggregate(device), inputs, calls, device)
         return variants
+
+    def _aggregate(self, device: torch.device) -> Callable[[Tensor], Tensor]:
+        weighting = methods.make(self.method)
+        losses = torch.ones(self.num_tasks, dtype=torch.float64, device=device)
+        given = losses if weighting.needs_losses else None
+        return lambda jacobian: mtlfast.aggregate(jacobian, weighting, given)
 
     def rows(self, samples: Samples) -> list[Row]:
         """Ours in microseconds, and each peer's over ours."""
         labels = {"K": self.num_tasks, "method": self.method}
         targets = STRICTER.get(self.method, TARGETS) if self.on_cpu else {}
-        shown = [(self.figure, OURS)]
+        shown = [(self.figure, OURS, targets.get(self.num_tasks))]
         if self.method in OPTIONS:
-            shown.append(("solvers/solve", SOLVE))
+            shown.append(("solvers/solve", SOLVE, targets.get(self.num_tasks)))
+        if WHOLE in samples:
+            shown.append(("solvers/aggregate", WHOLE, None))
         found = [
             self.row(
                 "",
@@ -115,10 +130,10 @@ class Call(Case):
                 lambda seconds: seconds * 1e6,
                 unit="us",
                 figure=figure,
-                target=targets.get(self.num_tasks),
+                target=target,
                 labels={**labels, "contestant": name},
             )
-            for figure, name in shown
+            for figure, name, target in shown
         ]
         for peer in self.peers:
             if peer.name in samples or peer.name in self.missing:
@@ -128,16 +143,17 @@ class Call(Case):
     def _beside(self, peer: Peer, samples: Samples, labels: Mapping[str, Any]) -> list[Row]:
         bound = peer.name == "TorchJD" and self.method in SLOW and self.num_tasks == 8
         differs = peer.difference(self.method)
+        beside = self.beside.get(peer.name, OURS)
 
         def detail() -> str:
-            theirs, ours = (statistics.median(samples[n]) * 1e6 for n in (peer.name, OURS))
+            theirs, ours = (statistics.median(samples[n]) * 1e6 for n in (peer.name, beside))
             text = f"{theirs:.0f} us against {ours:.1f}"
             return f"{text}; {differs}" if differs else text
 
         ratio = self.row(
             peer.name,
             samples,
-            (peer.name, OURS),
+            (peer.name, beside),
             np.divide,
             figure="solvers/peers",
             target=FASTER if bound and self.on_cpu else None,

@@ -1,4 +1,7 @@
-"""How far a method's direction is from the true one: ours and the peers'."""
+"""How far a method's direction is from the true one: ours and the peers'.
+
+True is what the reference finds in float64 at scale 1, which the tests certify.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from mtlfast.bench.suites.solvers.call import given
 __all__ = ["FIGURES", "Error", "cases", "distance", "problems", "truth"]
 
 FIGURES = {
-    "solvers/error": "direction less the true one (float64 reference, scale 1), both of length 1; 1: none",
+    "solvers/error": "distance of the direction from the true one, both of length 1; 1: none",
     "solvers/accuracy": "a peer's error over ours, none below what our tests certify",
 }
 SCALES = {"random": 0, "random, G x 1e-12": -20, "random, G x 1e12": 20, "uneven": 0}
@@ -123,6 +126,7 @@ class Error(Case):
                     unit="",
                     target=certified,
                     detail=self._said(name),
+                    others=None,
                     labels={**labels, "contestant": name},
                 )
             )
@@ -142,6 +146,7 @@ class Error(Case):
                     figure="solvers/accuracy",
                     versus=peer.name,
                     detail=self._said(peer.name),
+                    others=None,
                     labels={**labels, "contestant": peer.name},
                 )
             )
