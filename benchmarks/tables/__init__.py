@@ -1,0 +1,7 @@
+"""The tables of README.md and docs/, by the names that their marks have."""
+
+from __future__ import annotations
+
+from benchmarks.pages import Tables
+
+TABLES: Tables = {}
