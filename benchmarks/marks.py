@@ -25,12 +25,12 @@ and ``@name`` for a label. Formats come last: ``.2f``, ``.3g``, ``,.0f``, ``.0%`
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mtlfast.bench.digits import three
 from mtlfast.bench.rows import Label, Report, Row
 
 __all__ = [
@@ -191,10 +191,7 @@ def number(value: Label, form: str = "") -> str:
             raise MarkError(f"FORMAT: expected one that fits {value!r}, found {form!r}") from None
     if not isinstance(value, float):
         return str(value)
-    if value == 0 or not math.isfinite(value):
-        return f"{value:g}"
-    rounded = float(f"{value:.2e}")
-    return f"{rounded:.{max(0, 2 - math.floor(math.log10(abs(rounded))))}f}"
+    return three(value)
 
 
 class _Expression:

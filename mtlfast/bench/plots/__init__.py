@@ -46,5 +46,8 @@ def digests(report: Report) -> dict[str, str]:
     return {plot.name: digest(rows) for plot in _plots(report) if (rows := plot.rows(report))}
 
 
+BARS = (bars.ENGINES, bars.MEMORY, bars.BREAKDOWN)
+
+
 def _plots(report: Report) -> list[Plot]:
-    return [lines.FLOOR, lines.GROWTH, *peers.plots(report), bars.MEMORY, bars.BREAKDOWN]
+    return [lines.FLOOR, lines.GROWTH, lines.TENSORS, *peers.plots(report), *BARS]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -13,7 +14,7 @@ from mtlfast.bench.plots import style
 from mtlfast.bench.plots.style import COLOURS, GREY, Plot
 from mtlfast.bench.rows import Label, Report, Row
 
-__all__ = ["FLOOR", "GROWTH"]
+__all__ = ["FLOOR", "GROWTH", "TENSORS"]
 
 MARKERS = "osD^vP*"
 SERIES = ("contestant", "mode", "method", "dtype", "P", "K", "tensors")
@@ -52,8 +53,8 @@ def _over_floor(rows: Sequence[Row], report: Report) -> Figure:
     return figure
 
 
-def _growth(rows: Sequence[Row], report: Report) -> Figure:
-    """Milliseconds against P, a panel for each K."""
+def _growth(over: str, what: str, rows: Sequence[Row], report: Report) -> Figure:
+    """Milliseconds against a label, a panel for each K."""
     del report
     tasks = list(dict.fromkeys(r.labels.get("K") for r in rows))
     figure = style.blank(max(7.0, 1.2 + 4.4 * len(tasks)), 4.6)
@@ -61,22 +62,22 @@ def _growth(rows: Sequence[Row], report: Report) -> Figure:
         panels = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
     for axes, count in zip(panels, tasks, strict=True):
         chosen = [r for r in rows if r.labels.get("K") == count]
-        lines = _series(chosen, "P", leave_out=("K",))
+        lines = _series(chosen, over, leave_out=("K",))
         floor = {name: line for name, line in lines.items() if _is_floor(line)}
         for index, (name, line) in enumerate((n, s) for n, s in lines.items() if n not in floor):
-            _draw(axes, line, "P", index, name)
+            _draw(axes, line, over, index, name)
         for line in floor.values():
             axes.plot(
-                [float(r.labels["P"]) for r in line], style.spread(line)[0],
+                [float(r.labels[over]) for r in line], style.spread(line)[0],
                 color="black", linestyle=(0, (4, 2)), linewidth=1.2, label="floor",
             )  # fmt: skip
-        axes.set_xlabel("number of shared parameters P")
+        axes.set_xlabel(f"number of {what}")
         if count is not None:
             axes.set_title(f"K = {count}", fontsize=11)
         style.log_axis(axes, axes.xaxis)
     style.log_axis(panels[0], panels[0].yaxis)
     panels[0].set_ylabel("ms")
-    figure.suptitle("How time grows with the number of parameters", fontsize=11)
+    figure.suptitle(f"How time grows with the number of {what}", fontsize=11)
     _legend(figure, panels[0])
     return figure
 
@@ -126,4 +127,13 @@ def _legend(figure: Figure, axes: Axes) -> None:
 
 
 FLOOR = Plot("floor", lambda report: style.measured(report.of("kernels/floor"), "K"), _over_floor)
-GROWTH = Plot("growth", lambda report: style.measured(report.of("kernels/growth"), "P"), _growth)
+GROWTH = Plot(
+    "growth",
+    lambda report: style.measured(report.of("kernels/growth"), "P"),
+    partial(_growth, "P", "shared parameters P"),
+)
+TENSORS = Plot(
+    "tensors",
+    lambda report: style.measured(report.of("kernels/tensors"), "tensors"),
+    partial(_growth, "tensors", "tensors"),
+)

@@ -11,11 +11,18 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import blended_transform_factory
 
+from mtlfast.bench.digits import three
 from mtlfast.bench.plots import style
 from mtlfast.bench.plots.style import AHEAD, BEHIND, GREY, Plot
 from mtlfast.bench.rows import Report, Row
 
 __all__ = ["plots"]
+
+TALL = 60
+"""More rows are too many for a picture."""
+
+BEST = "best"
+"""The mode of the row that has a peer's best one."""
 
 DISTRIBUTIONS = {"TorchJD": "torchjd"}
 """Peers whose distribution has another name."""
@@ -36,13 +43,15 @@ def _file(figure: str) -> str:
 
 def _rows(figure: str, report: Report) -> list[Row]:
     rows = [r for r in report.of(figure) if r.versus]
+    if len(rows) > TALL:  # each peer in its best mode is a row of its own, where there are modes
+        rows = [r for r in rows if r.labels.get("mode") in (None, BEST)]
     return rows if any(r.p50 is not None for r in rows) else []
 
 
 def _draw(name: str, rows: Sequence[Row], report: Report) -> Figure:
     peers = list(dict.fromkeys(r.versus for r in rows))
     groups = [[r for r in rows if r.versus == peer] for peer in peers]
-    figure = style.blank(8.6, 1.9 + 0.2 * len(rows) + 0.5 * len(groups))
+    figure = style.blank(9.0, 1.6 + 0.19 * len(rows) + 0.5 * len(groups))
     title = report.titles.get(name, name)
     figure.suptitle(
         f"{title}\ntheir figure over ours; beyond the line at 1 we are ahead", fontsize=11
@@ -59,7 +68,7 @@ def _draw(name: str, rows: Sequence[Row], report: Report) -> Figure:
         axes.set_title(_called(peer, report), fontsize=10, loc="left", fontweight="bold")
     style.log_axis(panels[-1], panels[-1].xaxis)
     panels[-1].set_xlabel("theirs over ours, median and p20 to p80")
-    _legend(figure, rows)
+    _legend(panels[0], rows)
     return figure
 
 
@@ -80,7 +89,7 @@ def _panel(axes: Axes, rows: Sequence[Row]) -> None:
             markerfacecolor="white" if low <= 1.0 <= high else colour,
         )  # fmt: skip
         axes.annotate(
-            style.words(float(f"{middle:.3g}")), (1.0, place),
+            three(middle), (1.0, place),
             xycoords=blended_transform_factory(axes.transAxes, axes.transData),
             xytext=(4, 0), textcoords="offset points", va="center", fontsize=8, color=colour,
         )  # fmt: skip
@@ -103,7 +112,7 @@ def _called(peer: str, report: Report) -> str:
     return f"{peer} {version}" if version else peer
 
 
-def _legend(figure: Figure, rows: Sequence[Row]) -> None:
+def _legend(axes: Axes, rows: Sequence[Row]) -> None:
     known = style.measured(rows)
     doubtful = [r for r in known if r.p20 is not None and r.p80 is not None]
     entries = [
@@ -119,4 +128,7 @@ def _legend(figure: Figure, rows: Sequence[Row]) -> None:
         for colour, marker, face, text, there in entries
         if there
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=9, frameon=False)
+    axes.legend(
+        handles=handles, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2,
+        ncols=3, fontsize=8.5, frameon=False, columnspacing=1.0, handletextpad=0.2,
+    )  # fmt: skip

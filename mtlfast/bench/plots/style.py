@@ -27,14 +27,17 @@ __all__ = [
     "BEHIND",
     "COLOURS",
     "GREY",
+    "STYLE",
     "Plot",
     "blank",
+    "contestant",
     "digest",
     "digest_of",
     "log_axis",
     "measured",
     "save",
     "spread",
+    "words",
 ]
 
 AHEAD, BEHIND, GREY = "#0072B2", "#D55E00", "#777777"
@@ -87,7 +90,7 @@ def footer(report: Report) -> str:
         f"{threads} threads" if threads else None,
         found.get("isa"),
         f"torch {found['torch']}" if found.get("torch") else None,
-        f"mtlfast {found['commit'][:10]}{' and changes' * bool(found.get('modified'))}"
+        f"commit {found['commit'][:10]}{', modified' * bool(found.get('modified'))}"
         if found.get("commit")
         else None,
         str(found.get("date", ""))[:10],
@@ -147,6 +150,14 @@ def log_axis(axes: Axes, axis: Axis, *, base: float = 10.0) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+def contestant(r: Row) -> str:
+    """Who a row is about: our engine, or a peer and its mode."""
+    found = r.labels
+    if found.get("contestant") == "mtlfast" and "engine" in found:
+        return str(found["engine"])
+    return ", ".join(str(found[n]) for n in ("contestant", "mode") if found.get(n, "") != "")
+
+
 def words(value: Label) -> str:
     """A label as text: 1e7 for ten million."""
     if isinstance(value, str):
@@ -157,7 +168,7 @@ def words(value: Label) -> str:
 
 
 def _tick(value: float, _: Any) -> str:
-    return f"{value:,.0f}".replace(",", " ") if 1000 <= value < 1e6 else words(float(value))
+    return words(float(value))
 
 
 def _number(value: float | None) -> float:
