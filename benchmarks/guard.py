@@ -20,7 +20,7 @@ __all__ = ["claims"]
 
 NUMBER = r"(?<![\w.^])\d*\.?\d+(?:e[-+]?\d+)?"
 UNIT = (
-    r"(?:x|times|[nuµm]?s|seconds|minutes|[MGT]i?B(?:/s)?|KB"
+    r"(?:x|times|[nuµm]s|(?<=\s)s|seconds|minutes|[MGT]i?B(?:/s)?|KB"
     r"|(?:plain|joint)\s+(?:ones?|steps?))"
 )
 CLAIM = re.compile(rf"{NUMBER}[\s-]?{UNIT}(?![\w/])(?!\s+(?:[KPST]\b|\d))")
@@ -49,9 +49,8 @@ def claims(text: str, name: str) -> list[Finding]:
         elif excuse is not None:
             skipping = skipping or not visible.strip()
         elif not skipping:
-            found += [
-                Finding(name, line, f"a claim outside of the marks: {c}") for c in _in(visible)
-            ]
+            said = "; ".join(_in(visible))
+            found += [Finding(name, line, f"outside of the marks: {said}")] if said else []
     return found
 
 

@@ -75,11 +75,11 @@ def rewrite(text: str, name: str, results: Results, tables: Tables) -> Page:
     wrong: list[Finding] = []
     done = 0
     for m in marks(text):
-        line = line_of(text, m.start())
+        line = line_of(text, m.start("found"))
         try:
             new = _table(m, results, tables) if m.re is BLOCK else _inline(text, m, results)
         except MarkError as error:
-            wrong.append(Finding(name, line, f"{m['what']}: {error}"))
+            wrong.append(Finding(name, line_of(text, m.start()), f"{m['what']}: {error}"))
             continue
         stale += _differences(name, line, m["what"], m["found"], new)
         parts += [text[done : m.start("found")], new]

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from benchmarks.pages import Tables
+from benchmarks.tables import wins
 
-TABLES: Tables = {}
+TABLES: Tables = {"wins": wins.table}
