@@ -94,7 +94,8 @@ def main(options: argparse.Namespace) -> int:
         if folder is not None:
             from mtlfast.bench import plots
 
-            for path in plots.draw(report, folder):
+            prefix = f"{options.out.stem}-" if options.out is not None else ""
+            for path in plots.draw(report, folder, prefix=prefix):
                 print(f"wrote {path}")
         if options.compare is not None:
             from mtlfast.bench import compare
