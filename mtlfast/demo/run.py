@@ -16,7 +16,7 @@ from mtlfast.demo.train import History, train
 from mtlfast.jobs import Job
 from mtlfast.weighting import Weighting
 
-__all__ = ["UsageError", "run"]
+__all__ = ["UsageError", "make_weighting", "obstacle", "run"]
 
 BAR = "{percentage:3.0f}% |{bar:24}| {elapsed}, {remaining} left; {desc}"
 REQUIRES = {"matplotlib": "matplotlib", "tqdm": "tqdm"}
@@ -79,7 +79,7 @@ def run(
     from mtlfast.demo.figure import draw
 
     summary = report.summarise(job, results)
-    settings = ", ".join(repr(_weighting(job, name)) for name in chosen if name in job.options)
+    settings = ", ".join(repr(make_weighting(job, name)) for name in chosen if name in job.options)
     notes = [f"{length}; {backend}"]
     notes += [f"Settings other than the defaults: {settings}"] if settings else []
     notes += [job.remark] if job.remark else []
@@ -101,14 +101,14 @@ def _choose(job: Job, methods: Sequence[str] | None) -> list[str]:
     if methods is None:
         methods = job.methods
     methods = [method.lower() for method in methods]
-    obstacles = {method: _obstacle(job, method) for method in registry}
+    obstacles = {method: obstacle(job, method) for method in registry}
     if "all" in methods:
-        for method, obstacle in obstacles.items():
-            if obstacle:
-                print(f"Leaving out {method}: {obstacle}", file=sys.stderr)
+        for method, reason in obstacles.items():
+            if reason:
+                print(f"Leaving out {method}: {reason}", file=sys.stderr)
         ordered = dict.fromkeys([*job.methods, *registry])  # the job's own baseline comes first
         return [method for method in ordered if not obstacles[method]]
-    names = ", ".join(method for method, obstacle in obstacles.items() if not obstacle)
+    names = ", ".join(method for method, reason in obstacles.items() if not reason)
     for method in methods:
         if method not in registry:
             raise UsageError(f"--methods: expected all or some of {names}, found {method!r}")
@@ -121,7 +121,7 @@ def _choose(job: Job, methods: Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys(methods))
 
 
-def _obstacle(job: Job, method: str) -> str | None:
+def obstacle(job: Job, method: str) -> str | None:
     """Returns why a job cannot run a method, or None."""
     if method in job.unsupported:
         return job.unsupported[method]
@@ -136,7 +136,8 @@ def _obstacle(job: Job, method: str) -> str | None:
     return f"the job gives no {' and '.join(missing)}" if missing else None
 
 
-def _weighting(job: Job, method: str) -> Weighting:
+def make_weighting(job: Job, method: str) -> Weighting:
+    """Returns a new instance of a method, with the job's options for it."""
     # A copy, since an option may be a method itself, which every run needs anew.
     options = copy.deepcopy(dict(job.options.get(method, {})))
     return mtlfast.weighting.REGISTRY[method](**options)
@@ -165,7 +166,9 @@ def _train_all(
                     bar.set_description_str(text, refresh=False)
                     bar.update()
 
-                results[method].append(train(job, _weighting(job, method), seed, steps, progress))
+                results[method].append(
+                    train(job, make_weighting(job, method), seed, steps, progress)
+                )
     return results
 
 

@@ -15,6 +15,7 @@ from mtlfast.weighting import Weighting
 __all__ = ["History", "lowest_cosine", "train"]
 
 COSINE_EVERY = 5  # steps between two looks at the task gradients
+FINAL = 50  # last steps over which the losses are averaged
 
 
 @runtime_checkable
@@ -34,6 +35,7 @@ class History:
         cosine_steps: Steps before which the task gradients were compared.
         cosines: Cosine of the two most opposed task gradients at these steps.
         seconds: Time of every step, measuring excluded.
+        losses: Training loss of every task, averaged over the batches of the last 50 steps.
     """
 
     steps: list[int] = field(default_factory=list)
@@ -41,6 +43,7 @@ class History:
     cosine_steps: list[int] = field(default_factory=list)
     cosines: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    losses: dict[str, float] = field(default_factory=dict)
 
 
 def train(
@@ -49,6 +52,8 @@ def train(
     seed: int,
     steps: int,
     progress: Callable[[dict[str, float]], object],
+    *,
+    cosines: bool = True,
 ) -> History:
     """Trains a job once.
 
@@ -58,6 +63,8 @@ def train(
         seed: Seed of the run.
         steps: Number of steps.
         progress: Called after every step with the latest metrics.
+        cosines: Whether to compare the task gradients now and then; it takes time, and changes
+            nothing else.
     """
     history = History()
     trial = job.start(seed)
@@ -69,7 +76,7 @@ def train(
 
     for step in range(1, steps + 1):
         batches = [trial.draw_batch() for _ in range(weighting.num_batches)]
-        if step % COSINE_EVERY == 1:
+        if cosines and step % COSINE_EVERY == 1:
             history.cosine_steps.append(step)
             history.cosines.append(lowest_cosine(trial.losses(batches[0]), trial.shared_parameters))
 
@@ -81,6 +88,10 @@ def train(
         optimizer.step()
         history.seconds.append(time.perf_counter() - start)
 
+        if step > steps - FINAL:
+            for name, loss in losses[0].items():
+                share = float(loss.detach()) / min(FINAL, steps)
+                history.losses[name] = history.losses.get(name, 0.0) + share
         if scheduler is not None:
             scheduler.step()
         if isinstance(weighting, mtlfast.DTP):

@@ -6,6 +6,7 @@ A new job is a file with a subclass of :class:`Job` and its line here.
 from mtlfast.jobs.base import REGISTRY, Job, Metric, Trial, get, require_packages
 from mtlfast.jobs.burgers import Burgers
 from mtlfast.jobs.multidigits import MultiDigits
+from mtlfast.jobs.two_objectives import TwoObjectives
 
 __all__ = [
     "REGISTRY",
@@ -14,6 +15,7 @@ __all__ = [
     "Metric",
     "MultiDigits",
     "Trial",
+    "TwoObjectives",
     "get",
     "require_packages",
 ]
