@@ -12,7 +12,10 @@ import mtlfast
 from mtlfast.bench import workloads
 from mtlfast.weighting import REGISTRY, Weighting
 
-ARGUMENTS: dict[str, Callable[[], tuple[Any, ...]]] = {"crmogm": lambda: (mtlfast.CAGrad(),)}
+ARGUMENTS: dict[str, Callable[[], tuple[Any, ...]]] = {
+    "crmogm": lambda: (mtlfast.CAGrad(),),
+    "trimmed_mean": lambda: (1,),
+}
 """For the methods that cannot be made without."""
 
 
@@ -25,9 +28,9 @@ def names() -> list[str]:
     )
 
 
-def make(name: str) -> Weighting:
-    """The method with its defaults."""
-    return mtlfast.weighting.REGISTRY[name](*ARGUMENTS.get(name, tuple)())
+def make(name: str, **options: Any) -> Weighting:
+    """The method with its defaults but for ``options``."""
+    return mtlfast.weighting.REGISTRY[name](*ARGUMENTS.get(name, tuple)(), **options)
 
 
 def gramians(method: Weighting, num_tasks: int) -> list[Tensor]:

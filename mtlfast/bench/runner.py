@@ -5,8 +5,9 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -85,9 +86,24 @@ def _collect(into: dict[str, list[float]], found: dict[str, list[float]], *, fir
 
 
 def visit(
-    case: Case, setting: Setting, rounds: int, seconds: float = math.inf
+    case: Case,
+    setting: Setting,
+    rounds: int,
+    seconds: float = math.inf,
+    repeat: Callable[[Callable[[], None], int], object] | None = None,
 ) -> dict[str, list[float]]:
-    """One pass of a case: as many rounds, or those that fit into the time, but at least two."""
+    """One pass of a case: as many rounds, or those that fit into the time, but at least two.
+
+    Args:
+        case: What is measured.
+        setting: Of the run.
+        rounds: How many are wanted.
+        seconds: What the pass may take.
+        repeat: Calls a round so often, in place of the loop here.
+
+    Returns:
+        The samples of the variants that went through all rounds.
+    """
     start = time.monotonic()
     with _threads(case.threads or setting.threads), _no_collection():
         try:
@@ -105,6 +121,9 @@ def visit(
             left = seconds - (time.monotonic() - start)
             rounds = min(rounds, max(LEAST_ROUNDS, int(left / duration)))
         busy, own, wall = _busy_seconds(), time.process_time(), time.perf_counter()
+        if repeat is not None:
+            repeat(partial(_round, case, variants, found), rounds)
+            rounds = 0
         for done in range(rounds):
             if done >= LEAST_ROUNDS and time.monotonic() - start > seconds:
                 break

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import random
 from abc import ABC
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -50,6 +50,11 @@ class Into:
         """Empties every ``.grad``."""
         for param in self.params:
             param.grad = None
+
+    def write(self, grads: Sequence[Tensor]) -> None:
+        """Makes tensors of the parameters' shapes their ``.grad``, without a copy."""
+        for param, grad in zip(self.params, grads, strict=True):
+            param.grad = grad
 
 
 class Peer(ABC):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mtlfast.bench import methods
 from mtlfast.bench.models import EngineModel
+from mtlfast.bench.peers import given
 from mtlfast.bench.peers.base import Into, Modes, Peer
 from mtlfast.bench.steps import Step, sgd
 from mtlfast.weighting import REGISTRY
@@ -19,24 +20,15 @@ __all__ = ["PEER", "Plain"]
 
 
 class Plain(Peer):
-    """A matrix of all gradients and two products."""
+    """A matrix of all gradients and two products; or lists of tensors; or a compiled function."""
 
     name = "torch"
 
     def balances(self, method: str, into: Into) -> Modes:
-        """Stack and two matrix products."""
-        weighting = methods.make(method)
-
-        def stacked() -> None:
-            jacobian = torch.stack(
-                [torch.cat([g.flatten() for g in row]) for row in into.task_grads]
-            )
-            combined = weighting(jacobian @ jacobian.T).to(jacobian.dtype) @ jacobian
-            parts = torch.split(combined, [param.numel() for param in into.params])
-            for param, part in zip(into.params, parts, strict=True):
-                param.grad = part.view_as(param)
-
-        return {"stack + matmul": (into.clear, stacked)}
+        """Three ways, for what needs a Gramian and no more."""
+        if REGISTRY[method].family != "gramian":
+            return {}
+        return {name: (into.clear, way(method, into)) for name, way in given.WAYS.items()}
 
     def steps(self, method: str, model: EngineModel) -> Mapping[str, Callable[[], Step]]:
         """K backwards to a matrix, for what needs a Gramian and no more."""

@@ -24,7 +24,9 @@ AGGREGATORS: dict[str, tuple[str, dict[str, Any]]] = {
     "cagrad": ("CAGrad", {"c": 0.5}),
     "config": ("ConFIG", {}),
     "dualproj": ("DualProj", {}),
+    "excess_mtl": ("ExcessMTL", {}),
     "fairgrad": ("FairGrad", {"alpha": 2.0}),
+    "graddrop": ("GradDrop", {}),
     "gradvac": ("GradVac", {}),
     "imtlg": ("IMTLG", {}),
     "krum": ("Krum", {"n_byzantine": 0}),
@@ -32,13 +34,14 @@ AGGREGATORS: dict[str, tuple[str, dict[str, Any]]] = {
     "nash_mtl": ("NashMTL", {}),
     "pcd": ("PCD", {}),
     "pcgrad": ("PCGrad", {}),
+    "trimmed_mean": ("TrimmedMean", {"trim_number": 1}),
     "upgrad": ("UPGrad", {}),
 }
 """Its classes with the arguments that make it compute what our defaults do."""
 
 
 class TorchJD(Peer):
-    """Its best mode sums the Gramian over the tensors; its default stacks them to a matrix."""
+    """Its best mode sums the Gramian over the tensors; its default joins them to a matrix."""
 
     name = "TorchJD"
     package = "torchjd"
@@ -50,11 +53,11 @@ class TorchJD(Peer):
     }
 
     def balances(self, method: str, into: Into) -> Modes:
-        """``jac_to_grad``; that ``.jac`` is filled is not timed, in its favour."""
+        """``jac_to_grad``; that ``.jac`` or a matrix is filled is not timed, in its favour."""
         if method not in AGGREGATORS:
             return {}
         jac_to_grad = importlib.import_module("torchjd.autojac").jac_to_grad
-        aggregator = self.aggregator(method, len(into.task_grads))
+        new = partial(self.aggregator, method, len(into.task_grads))  # some have a state
         jacobians = [torch.stack(block) for block in zip(*into.task_grads, strict=True)]
 
         def before() -> None:
@@ -62,13 +65,20 @@ class TorchJD(Peer):
             for param, jacobian in zip(into.params, jacobians, strict=True):
                 param.jac = jacobian  # type: ignore[attr-defined]
 
-        def call(optimized: bool) -> None:
+        def by_jacobians(aggregator: Any, optimized: bool) -> None:
             jac_to_grad(into.params, aggregator, optimize_gramian_computation=optimized)
 
-        modes = {"default": (before, partial(call, False))}
-        if hasattr(aggregator, "gramian_weighting"):
-            modes = {"Gramian sum": (before, partial(call, True)), **modes}
-        return modes
+        default = (before, partial(by_jacobians, new(), False))
+        if hasattr(new(), "gramian_weighting"):
+            return {"Gramian sum": (before, partial(by_jacobians, new(), True)), "default": default}
+        matrix = torch.stack([torch.cat([g.flatten() for g in row]) for row in into.task_grads])
+        sizes = [param.numel() for param in into.params]
+
+        def by_matrix(aggregator: Any) -> None:
+            parts = torch.split(aggregator(matrix), sizes)
+            into.write([part.view_as(p) for part, p in zip(parts, into.params, strict=True)])
+
+        return {"matrix given": (into.clear, partial(by_matrix, new())), "default": default}
 
     def steps(self, method: str, model: EngineModel) -> Mapping[str, Callable[[], Step]]:
         """By Jacobians, in chunks or not; by Gramians of the layers, where it makes one."""

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from mtlfast.bench.case import Case
 from mtlfast.bench.setting import Setting
-from mtlfast.bench.suites.kernels import floor, growth, small
+from mtlfast.bench.suites.kernels import added, columns, floor, fused, growth, peers, sketch, small
 
 __all__ = ["FIGURES", "cases"]
 
-MODULES = (floor, growth, small)
+MODULES = (floor, peers, growth, small, added, columns, fused, sketch)
 
 FIGURES = {figure: title for module in MODULES for figure, title in module.FIGURES.items()}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -30,28 +31,46 @@ class Sized(Case):
         setting: Of the run.
         num_tasks: K.
         total: P.
-        method: Name of the method, if the case is one of a method's.
+        words: What stands before the sizes in the case's name.
+        dtype: Another than the setting's.
+        threads: Another number than the setting's.
+        labels: Beside K, P, dtype, contestant and threads.
 
     Attributes:
         labels: Of our own rows.
     """
 
-    def __init__(self, setting: Setting, num_tasks: int, total: int, method: str = "") -> None:
+    def __init__(
+        self,
+        setting: Setting,
+        num_tasks: int,
+        total: int,
+        *words: str,
+        dtype: torch.dtype | None = None,
+        threads: int | None = None,
+        **labels: Label,
+    ) -> None:
         super().__init__()
         self.num_tasks = num_tasks
         self.total = total
-        self.dtype = setting.dtype
+        self.dtype = dtype or setting.dtype
         self.device = setting.device
-        dtype = str(setting.dtype).removeprefix("torch.")
-        self.labels: dict[str, Label] = {"K": num_tasks, "P": total, "dtype": dtype}
-        words = [f"K = {num_tasks}", f"P = {total:.3g}"]
-        if method:
-            self.labels["method"] = method
-            words.insert(0, method)
-        if setting.dtype != torch.float32:
-            words.append(dtype)
-        self.labels["contestant"] = "mtlfast"
-        self.name = ", ".join(words)
+        self.threads = threads
+        name = str(self.dtype).removeprefix("torch.")
+        names = [*words, f"K = {num_tasks}", f"P = {total:.3g}"]
+        if self.dtype != torch.float32:
+            names.append(name)
+        if threads is not None:
+            names.append(f"{threads} thread{'s' * (threads > 1)}")
+        self.name = ", ".join(names)
+        self.labels: dict[str, Label] = {
+            "K": num_tasks,
+            "P": total,
+            "dtype": name,
+            "threads": threads or setting.threads,
+            "contestant": "mtlfast",
+            **labels,
+        }
 
     @property
     def measured_before(self) -> bool:
@@ -147,8 +166,6 @@ class Balance:
         weighting: The method.
         calls: How many make a sample, their mean.
 
-    Attributes:
-        parts: Seconds of each part, of the last sample.
     """
 
     def __init__(
@@ -171,7 +188,11 @@ class Balance:
 
     def variants(self) -> dict[str, Variant]:
         """What a case adds to have the parts, too."""
-        return {name: lambda name=name: self.parts[name] for name in PARTS}
+        return {name: partial(self.part, name) for name in PARTS}
+
+    def part(self, name: str) -> float:
+        """Seconds of a part, of the last sample."""
+        return self.parts[name]
 
     def _steps(self) -> tuple[Callable[[], object], ...]:
         found: dict[str, Tensor] = {}
@@ -199,7 +220,7 @@ def _clock(*steps: Callable[[], object]) -> list[float]:
 def _events(*steps: Callable[[], object]) -> list[float]:
     """On a GPU: by its own events, from an idle device, so that no step waits for another."""
     torch.cuda.synchronize()
-    marks = [torch.cuda.Event(enable_timing=True) for _ in range(len(steps) + 1)]
+    marks: list[Any] = [torch.cuda.Event(True) for _ in range(len(steps) + 1)]  # type: ignore[no-untyped-call]
     marks[0].record()
     for step, mark in zip(steps, marks[1:], strict=True):
         step()

@@ -58,10 +58,9 @@ class Tensors(Sized):
     passes = 2
 
     def __init__(self, setting: Setting, num_tasks: int, total: int, num_tensors: int) -> None:
-        super().__init__(setting, num_tasks, total)
+        words = f"{num_tensors} tensor{'s' * (num_tensors > 1)}"
+        super().__init__(setting, num_tasks, total, words, tensors=num_tensors)
         self.num_tensors = num_tensors
-        self.name += f", {num_tensors} tensor{'s' * (num_tensors > 1)}"
-        self.labels["tensors"] = num_tensors
 
     def prepare(self, setting: Setting) -> Mapping[str, Variant]:
         """Ours alone."""
