@@ -32,6 +32,7 @@ class ModelCase(Case):
     Attributes:
         contestants: All but joint training, also those that are missing.
         modes: The name of the peer, by its contestants.
+        differs: What a peer computes that ours does not, by its contestants.
         engines: What ours says of its engine, by contestant.
         elements: P.
         largest_layer: See :meth:`EngineModel.largest_layer`.
@@ -50,6 +51,7 @@ class ModelCase(Case):
         self.name = f"{model}, K = {num_tasks}"
         self.contestants: list[str] = []
         self.modes: dict[str, str] = {}
+        self.differs: dict[str, str] = {}
         self.engines: dict[str, str] = {}
         self.elements = self.largest_layer = self.turns = 0
         self.last_block = ""
@@ -65,9 +67,14 @@ class ModelCase(Case):
 
     def field(self, setting: Setting, wanted: Collection[str] | None = None) -> Field:
         """The contestants on a new model."""
-        field = Field(self.build(setting), peers.wanted(setting), self.method, wanted)
+        there = {peer.name: peer for peer in peers.wanted(setting)}
+        field = Field(self.build(setting), list(there.values()), self.method, wanted)
         self.missing |= field.missing
         self.contestants, self.modes = field.contestants, field.modes
+        self.differs = {
+            name: there[peer].difference(self.method, self.mode(name))
+            for name, peer in self.modes.items()
+        }
         self.engines = {name: field.engine(name) for name in field.steps}
         return field
 
@@ -113,6 +120,7 @@ class ModelCase(Case):
         ours: str = "auto",
         *,
         each: bool = True,
+        among: Callable[[str], object] = str,
         detail: Callable[[str], str] = str,
         targets: Mapping[str, float] | None = None,
     ) -> list[Row]:
@@ -123,12 +131,14 @@ class ModelCase(Case):
             figure: Of the rows.
             ours: The contestant of ours.
             each: Whether the modes have rows, beside the best one.
+            among: Which of the peers' contestants are meant.
             detail: What to say of a peer's contestant that was measured; default: its name.
             targets: Lower bounds for the best modes, by peer.
         """
         found: list[Row] = []
-        for peer in dict.fromkeys(self.modes[n] for n in self.contestants if n in self.modes):
-            names = [n for n in self.contestants if self.modes.get(n) == peer]
+        meant = [n for n in self.contestants if n in self.modes and among(n)]
+        for peer in dict.fromkeys(self.modes[n] for n in meant):
+            names = [n for n in meant if self.modes[n] == peer]
             measured = [n for n in names if n in samples]
             best = min(measured, key=lambda n: float(np.median(samples[n])), default=names[0])
             shown = [(n, n, self.mode(n)) for n in names] if each else []
@@ -137,9 +147,9 @@ class ModelCase(Case):
                 more: dict[str, Any] = {}
                 if mode == "best" and targets and peer in targets:
                     more = {"target": targets[peer], "at_least": True}
-                said = detail(name) if name in samples else ""
+                notes = [detail(name), self.differs.get(name, "")] if name in samples else []
                 if mode == "best" and measured:
-                    said = f"{self.mode(best) or 'its only one'}{said and f'; {said}'}"
+                    notes.insert(0, self.mode(best))
                 found.append(
                     self.row(
                         f"{label} / {ours}",
@@ -148,7 +158,7 @@ class ModelCase(Case):
                         np.divide,
                         figure=figure,
                         versus=peer,
-                        detail=said,
+                        detail="; ".join(note for note in notes if note),
                         labels=self.labels(name, mode=mode, engine=ours),
                         **more,
                     )

@@ -216,8 +216,8 @@ class Field:
         for block, params in model.last_blocks.items():
             makers[f"gramian_params, {block}"] = partial(ours, model, method, gramian_params=params)
         makers["features"] = partial(ours, model, method, by_features=True)
-        if len(model.heads) == 4:
-            every = STEPS_PER_GRAMIAN
+        every = STEPS_PER_GRAMIAN
+        if len(model.heads) == 4 or f"update_every={every}" in (wanted or ()):
             makers[f"update_every={every}"] = partial(
                 ours, model, method, count=every, update_every=every
             )

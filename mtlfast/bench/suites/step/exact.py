@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from types import MappingProxyType
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from mtlfast.bench import peers
 from mtlfast.bench.case import Samples, Variant
 from mtlfast.bench.contestants import Make, ModelCase
-from mtlfast.bench.peers.torchjd import AUTOGRAM
 from mtlfast.bench.rows import Row
 from mtlfast.bench.setting import Setting
 from mtlfast.bench.steps import EXACT, Step, meetings
@@ -25,8 +27,6 @@ FIGURES = {
 
 BATCHES = {2: 6, 4: 2, 8: 1}
 """On which gradients are compared, by K: the fewer pairs, the more."""
-PEERS = ("TorchJD, one chunk", f"TorchJD, {AUTOGRAM}", "torch, stack + matmul")
-"""Those to which PCGrad's order can be told."""
 
 
 class Comparison:
@@ -35,28 +35,47 @@ class Comparison:
     Args:
         steps: "stored" among them.
         num_tasks: K.
+        orders: In which PCGrad's tasks meet in steps that cannot be told, by name.
     """
 
-    def __init__(self, steps: Mapping[str, Step], num_tasks: int) -> None:
+    def __init__(
+        self,
+        steps: Mapping[str, Step],
+        num_tasks: int,
+        orders: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> None:
         self.steps = steps
         self.order = meetings(num_tasks)
+        self.orders = orders
         self.batches = 0
+        self.expected: dict[bytes, list[Tensor]] = {}
 
     def stored(self) -> float:
         """Draws the next batch; what the others are compared with differs from itself by 0."""
         self.batches += 1
         for step in self.steps.values():
             step.model.draw(self.batches)
-        self.expected = self.steps["stored"].gradients(self.order)
+        self.expected = {}
+        self._expected(self.order)
         return 0.0
+
+    def _expected(self, order: Tensor) -> list[Tensor]:
+        """The stored engine's gradient on this batch."""
+        key = order.numpy().tobytes()
+        if key not in self.expected:
+            self.expected[key] = self.steps["stored"].gradients(order)
+        return self.expected[key]
 
     def difference(self, name: str) -> float:
         """Of this step's gradient from the stored engine's, all parameters together."""
-        found = self.steps[name].gradients(self.order)
-        return relative_difference(iter(found), iter(self.expected))
+        order = self.orders.get(name, self.order)
+        expected = self._expected(order)
+        found = self.steps[name].gradients(order)
+        return relative_difference(iter(found), iter(expected))
 
     def cosines(self) -> float:
         """Mean square of what sketching changes the cosines by."""
+        self.difference("stored")  # its last step must not be one with another order
         self.difference("sketched")
         pairs = np.triu_indices(len(self.order), 1)
         found, expected = (self.steps[n].last().cosines for n in ("sketched", "stored"))
@@ -80,8 +99,14 @@ class Exact(ModelCase):
     def prepare(self, setting: Setting) -> Mapping[str, Variant]:
         """The stored engine, then what is compared with it."""
         self.single = setting.dtype == torch.float32
-        field = self.field(setting, {"stored", "sketched", *PEERS, *EXACT})
-        comparison = Comparison(field.steps, self.num_tasks)
+        there = {peer.name: peer for peer in peers.wanted(setting)}
+        field = self.field(setting, {"stored", "sketched", *there, *EXACT})
+        orders = {
+            name: order
+            for name, peer in field.modes.items()
+            if (order := there[peer].order(self.method, self.num_tasks)) is not None
+        }
+        comparison = Comparison(field.steps, self.num_tasks, orders)
         variants: dict[str, Variant] = {"stored": comparison.stored}
         for name in field.steps:
             if name == "sketched":
@@ -100,7 +125,7 @@ class Exact(ModelCase):
                 lambda errors: [errors.max()],
                 unit="",
                 target=1e-6 if name in EXACT and self.single else None,
-                detail=self.engines.get(name, "").removeprefix(", "),
+                detail=self.engines.get(name, "").removeprefix(", ") or self.differs.get(name, ""),
                 labels=self.labels(name),
             )
             for name in self.contestants

@@ -7,13 +7,16 @@ from collections.abc import Mapping
 
 import numpy as np
 
+import mtlfast
 from mtlfast.bench import peers
 from mtlfast.bench.case import Samples, Variant
 from mtlfast.bench.contestants import Make, ModelCase
 from mtlfast.bench.models import mlp
+from mtlfast.bench.peers.libmtl import REP_GRAD
 from mtlfast.bench.rows import Row
+from mtlfast.bench.runner import said
 from mtlfast.bench.setting import Setting
-from mtlfast.bench.steps import meetings
+from mtlfast.bench.steps import STEPS_PER_GRAMIAN, Field, meetings
 from mtlfast.bench.workloads import relative_difference
 from mtlfast.weighting import REGISTRY
 
@@ -25,11 +28,16 @@ FIGURES = {
 }
 
 FEW = ("cagrad", "mgda", "nash_mtl")
-OURS = ("auto", "stored")
+SELDOM = f"update_every={STEPS_PER_GRAMIAN}"
+ALSO = {"gradnorm": ("features", SELDOM), "imtl": ("features",), "mgda": ("features",)}
+"""What of ours computes what a peer's mode does that is another algorithm than its default."""
 
 
 class Method(ModelCase):
-    """One method: ours by "auto" and "stored", and every peer that has it."""
+    """One method: ours by "auto" and "stored", and every peer that has it.
+
+    A peer's mode that looks at less than all gradients is held against ours that does so, too.
+    """
 
     figure = "step/methods"
     rounds = 5
@@ -42,34 +50,62 @@ class Method(ModelCase):
         self.differences: dict[str, float] = {}
 
     def prepare(self, setting: Setting) -> Mapping[str, Variant]:
-        """All of them; their second steps' gradients are compared."""
-        field = self.field(setting, {*OURS, *(peer.name for peer in peers.wanted(setting))})
-        order = meetings(self.num_tasks)
-        expected = field.steps["stored"].gradients(order)
-        for name, step in field.steps.items():
-            if name in field.modes:
-                found = step.gradients(order)
-                self.differences[name] = relative_difference(iter(found), iter(expected))
+        """All of them; their second steps' gradients are compared with the stored engine's."""
+        there = {peer.name: peer for peer in peers.wanted(setting)}
+        field = self.field(setting, {"auto", "stored", *ALSO.get(self.method, ()), *there})
+        if "stored" in field.steps:
+            self._compare(field, there)
         return {name: step.seconds for name, step in field.steps.items()}
 
+    def _compare(self, field: Field, there: Mapping[str, peers.Peer]) -> None:
+        """Gradients, each with the order in which the peer's tasks meet."""
+        ours = field.steps["stored"]
+        assert isinstance(ours.optimizer, mtlfast.MultiTaskOptimizer)
+        weighting = ours.optimizer.weighting
+        before = weighting.snapshot()
+
+        def compare(name: str) -> None:
+            order = there[field.modes[name]].order(self.method, self.num_tasks)
+            order = meetings(self.num_tasks) if order is None else order
+            weighting.restore(before)
+            expected = ours.gradients(order)
+            try:
+                found = field.steps[name].gradients(order)
+                self.differences[name] = relative_difference(iter(found), iter(expected))
+            except Exception as error:
+                self.missing[name] = said(error)
+                del field.steps[name]
+
+        for name in [name for name in field.steps if name in field.modes]:
+            compare(name)
+
     def rows(self, samples: Samples) -> list[Row]:
-        """Every mode over "auto", the best one also over "stored", and milliseconds."""
+        """Every mode, the best one over "auto" and "stored" each, and milliseconds."""
         ms = {n: statistics.median(seconds) * 1e3 for n, seconds in samples.items()}
+        found = []
+        for ours in ("auto", "stored", *ALSO.get(self.method, ())):
 
-        def said(name: str, engine: str) -> str:
-            times = f"{ms[name]:.4g} ms against {ms.get(engine, np.nan):.4g}"
-            return f"{times}; gradients differ by {self.differences[name]:.0e}"
+            def detail(name: str, ours: str = ours) -> str:
+                times = f"{ms[name]:.4g} ms against {ms.get(ours, np.nan):.4g}"
+                return f"{times}; gradients differ by {self.differences[name]:.0e}"
 
-        found = [
-            *self.versus(samples, self.figure, detail=lambda n: said(n, "auto")),
-            *self.versus(
-                samples, self.figure, "stored", each=False, detail=lambda n: said(n, "stored")
-            ),
-        ]
+            def among(name: str, ours: str = ours) -> bool:
+                other = self._ours(name)
+                return other == "auto" if ours == "stored" else other == ours
+
+            found += self.versus(
+                samples, self.figure, ours, each=ours != "stored", among=among, detail=detail
+            )
         for name in ("joint", *self.contestants):
             engine = self.engines.get(name, "").removeprefix(", ")
             found.append(self.milliseconds(name, samples, "step/methods-ms", engine))
         return found
+
+    def _ours(self, contestant: str) -> str:
+        """What of ours computes what this contestant does."""
+        mode = self.mode(contestant)
+        other = {REP_GRAD: "features", SELDOM: SELDOM}.get(mode, "")
+        return other if other in ALSO.get(self.method, ()) else "auto"
 
 
 def of_peers(setting: Setting, num_tasks: int) -> list[str]:
