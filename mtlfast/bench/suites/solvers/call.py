@@ -109,9 +109,10 @@ class Call(Case):
 
     def _aggregate(self, device: torch.device) -> Callable[[Tensor], Tensor]:
         weighting = methods.make(self.method)
-        losses = torch.ones(self.num_tasks, dtype=torch.float64, device=device)
-        given = losses if weighting.needs_losses else None
-        return lambda jacobian: mtlfast.aggregate(jacobian, weighting, given)
+        losses = None
+        if weighting.needs_losses:
+            losses = torch.ones(self.num_tasks, dtype=torch.float64, device=device)
+        return lambda jacobian: mtlfast.aggregate(jacobian, weighting, losses)
 
     def rows(self, samples: Samples) -> list[Row]:
         """Ours in microseconds, and each peer's over ours."""
