@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from mtlfast.bench.allocations import peak_bytes
+from mtlfast.bench import allocations
 from mtlfast.bench.case import Case, Samples, Variant, timed
 from mtlfast.bench.mine.contestants import (
     ALONE,
@@ -127,7 +124,7 @@ class Contest(Case):
                 continue
             self.state.restore()
             try:
-                peak = _peak(step, self.subject.device)
+                peak = allocations.peak(step, self.subject.device)
             except Exception as error:
                 found.append(Row("mine/peak", f"{self.name}, {name}", "MB", detail=said(error)))
                 continue
@@ -146,17 +143,6 @@ class Contest(Case):
             )
         self.state.restore()
         return found
-
-
-def _peak(step: Callable[[], None], device: torch.device) -> int:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        step()
-        return torch.cuda.max_memory_allocated(device) - before
-    with tempfile.TemporaryDirectory() as folder:
-        return peak_bytes(step, Path(folder) / "trace.json")
 
 
 def differences(contest: Contest) -> list[Row]:
