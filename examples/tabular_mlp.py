@@ -13,7 +13,7 @@ target to unit variance takes away as well. Run time: about half a minute.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import common
@@ -118,6 +118,18 @@ def train(data: Table, args: common.Arguments, balanced: bool) -> common.Run:
         decay.step()
     test = Table(*(column[ROWS:] for column in data))
     return run.ended(optimizer, evaluate(model, test))
+
+
+def make_step() -> tuple[Model, torch.optim.Optimizer, Callable[[], dict[str, Tensor]]]:
+    """For ``mtlfast bench mine``: what is trained, and the losses of the next batch."""
+    data, model = weather(0), Model()
+
+    def losses() -> dict[str, Tensor]:
+        rows = torch.randint(ROWS, (BATCH,))
+        batch = Table(*(column[rows] for column in data))
+        return task_losses(model(batch.readings), batch)
+
+    return model, torch.optim.Adam(model.parameters(), lr=1e-3), losses
 
 
 def main(argv: Sequence[str] | None = None) -> list[common.Run]:

@@ -68,10 +68,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     mine = parser.add_argument_group("mine", "the engines and some methods on your own model")
     mine.add_argument(
-        "--import", dest="make_step", metavar="MODULE:FUNCTION", help="makes model and losses"
+        "--import",
+        dest="make_step",
+        metavar="MODULE:FUNCTION",
+        help="or FILE.py:FUNCTION; returns (optimizer, losses), where losses() gives the K losses "
+        "of the next batch; see docs/benchmarks.md",
     )
     mine.add_argument(
         "--methods", type=_words, metavar="A,...", help="names as in 'mtlfast methods'"
+    )
+    mine.add_argument(
+        "--batches",
+        type=_number,
+        metavar="N",
+        help="of the statistics of conflict; default: 50, quick: 10",
     )
 
 
