@@ -71,7 +71,7 @@ def _parser() -> Parser:
         nargs="?",
         default="multidigits",
         metavar="JOB",
-        help="multidigits (the default), burgers or two_objectives",
+        help="multidigits (the default), burgers, two_objectives or two_objectives_cagrad",
     )
     demo.add_argument("--seeds", type=_count, default=3, metavar="N", help="runs each; default: 3")
     demo.add_argument(

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from mtlfast.jobs.base import Job, Metric, Trial
 
-__all__ = ["REACHED", "TwoObjectives", "TwoObjectivesTrial", "objectives", "pareto_set"]
+__all__ = [
+    "REACHED",
+    "TwoObjectives",
+    "TwoObjectivesCAGrad",
+    "TwoObjectivesTrial",
+    "objectives",
+    "pareto_set",
+]
 
 REACHED = 0.1  # closer than that to the Pareto set is there; Adam's own steps are 0.001
 FLOOR = 5e-6  # of the argument of the logarithms
@@ -29,15 +36,12 @@ class TwoObjectives(Job):
     The functions are those of Liu et al., "Conflict-Averse Gradient Descent for Multi-task
     Learning", 2021, arXiv 2110.14048. The first objective times 0.1, the five starts, Adam at 1e-3
     and the 35,000 steps are those of Navon et al., "Multi-Task Learning as a Bargaining Game",
-    2022, arXiv 2202.01017. Starts, rates and steps are only in the code that the authors published
-    (``toy.py`` of Cranial-XIX/CAGrad, ``experiments/toy`` of AvivNavon/nash-mtl). CAGrad's own
-    run has no factor, 100,000 steps and the starts 0, 5 and 2 of those here.
+    2022, arXiv 2202.01017. Starts, rates and steps are in the code that the authors published:
+    ``toy.py`` of Cranial-XIX/CAGrad, ``experiments/toy`` of AvivNavon/nash-mtl.
+    :class:`TwoObjectivesCAGrad` has the setting of the first paper.
 
-    A seed is the number of a start: 0 to 4 are Nash-MTL's, 5 is the one that only CAGrad has, then
-    they come again, with other random numbers for the methods that draw some.
-
-    Args:
-        factor: What the first objective is multiplied by: the imbalance. Default 0.1.
+    A seed is the number of a start, from 0; after the last one they come again, with other random
+    numbers for the methods that draw some.
     """
 
     name = "two_objectives"
@@ -64,11 +68,12 @@ class TwoObjectives(Job):
         Metric("first", "first loss", measured="at the end", lower_is_better=True),
         Metric("second", "second loss", measured="at the end", lower_is_better=True),
     )
-    methods = ("sum", "mgda", "pcgrad", "cagrad", "nash_mtl", "famo")
+    methods: ClassVar[tuple[str, ...]] = ("sum", "mgda", "pcgrad", "cagrad", "nash_mtl", "famo")
     steps = 35_000
     threads = 1
+    factor: ClassVar[float] = 0.1
     starts: ClassVar[tuple[tuple[float, float], ...]] = (
-        (-8.5, 7.5), (0.0, 0.0), (9.0, 9.0), (-7.5, -0.5), (9.0, -1.0), (-8.5, -5.0),
+        (-8.5, 7.5), (0.0, 0.0), (9.0, 9.0), (-7.5, -0.5), (9.0, -1.0),
     )  # fmt: skip
     options: ClassVar = {
         "constant": {"weights": (10.0, 1.0)},  # undoes the factor
@@ -91,9 +96,6 @@ class TwoObjectives(Job):
         "uw": "it needs positive losses",
     }
 
-    def __init__(self, factor: float = 0.1) -> None:
-        self.factor = factor
-
     def start(self, seed: int) -> "TwoObjectivesTrial":
         """Returns a fresh run from the start of this number."""
         torch.manual_seed(seed)  # for the methods
@@ -103,6 +105,24 @@ class TwoObjectives(Job):
     @cached_property
     def _pareto_set(self) -> NDArray[np.float64]:
         return pareto_set(SEGMENTS + 1)
+
+
+class TwoObjectivesCAGrad(TwoObjectives):
+    """The same as CAGrad's paper has it: no factor, three starts, 100,000 steps of Adam at 1e-3."""
+
+    name = "two_objectives_cagrad"
+    title = "Two objectives of two numbers, as in CAGrad's paper"
+    caption = "Two objectives: the toy of CAGrad, with both as they are. A seed is a start."
+    remark = TwoObjectives.remark.replace("-2 and -20", "-20")
+    methods = ("sum", "mgda", "pcgrad", "cagrad", "nash_mtl")
+    steps = 100_000
+    factor = 1.0
+    starts = ((-8.5, 7.5), (-8.5, -5.0), (9.0, 9.0))
+    options: ClassVar = {
+        **TwoObjectives.options,
+        "constant": {"weights": (1.0, 1.0)},
+        "famo": {"min_losses": (-21.0, -21.0)},
+    }
 
 
 class TwoObjectivesTrial(Trial):

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import torch
 
 from mtlfast import jobs
-from mtlfast.bench.contour import thinned
+from mtlfast.bench import contour
 from mtlfast.bench.rows import Label, Row, row
 from mtlfast.bench.runner import Progress, said
 from mtlfast.bench.setting import Setting
@@ -40,12 +40,16 @@ FIGURES = {
     "quality/two_objectives": "distance to the Pareto set at the end, over starting points",
     "quality/two_objectives_reached": "starting points from which the Pareto set was reached",
     "quality/two_objectives_losses": "losses at the end, over starting points",
+    "quality/two_objectives_cagrad": "the distance in the setting of CAGrad's paper",
+    "quality/two_objectives_cagrad_reached": "starting points from which it was reached there",
+    "quality/two_objectives_cagrad_losses": "losses at the end there",
 }
 FIGURE_OF = {
     ("multidigits", "worst_accuracy"): "quality/multidigits",
     ("multidigits", "mean_accuracy"): "quality/multidigits_mean",
     ("burgers", "relative_error"): "quality/burgers",
     ("two_objectives", "distance"): "quality/two_objectives",
+    ("two_objectives_cagrad", "distance"): "quality/two_objectives_cagrad",
 }
 ALIASES = ("random",)  # another name of rlw
 QUICK_METHODS = ("sum", "mgda", "pcgrad", "cagrad", "nash_mtl")
@@ -96,37 +100,41 @@ class Outcome:
 def plans(setting: Setting) -> list[Plan]:
     """What runs in full, or quickly.
 
-    In full: five seeds of all methods on MultiDigits, all starting points of Nash-MTL's paper, and
-    on Burgers, whose steps take the longest, five seeds of the methods that somebody else's
-    figures are known for, and one of each other method.
+    In full: five seeds of all methods on MultiDigits; all methods from all starting points of
+    Nash-MTL's paper, and those that CAGrad's paper compares from all of its own; on Burgers, whose
+    steps take the longest, five seeds of the methods that somebody else's figures are known for,
+    and one of each other.
     """
     if setting.quick:
         return [
-            _plan("multidigits", 300, 2, 2),
-            _plan("burgers", 200, 1, 1),
-            _plan("two_objectives", 10_000, 2, 2),
+            _plan("multidigits", 300, 2),
+            _plan("burgers", 200, 1),
+            _plan("two_objectives", 10_000, 2),
         ]
     return [
         _plan("multidigits", jobs.MultiDigits.steps, 5, 5),
         _plan("burgers", jobs.Burgers.steps, 5, 1),
         _plan("two_objectives", jobs.TwoObjectives.steps, 5, 5),
+        _plan("two_objectives_cagrad", jobs.TwoObjectivesCAGrad.steps, 3),
     ]
 
 
-def _plan(name: str, steps: int, seeds: int, others: int) -> Plan:
-    """With ``others`` seeds for the methods that the job expects no figure of; none if quick."""
+def _plan(name: str, steps: int, seeds: int, others: int = 0) -> Plan:
+    """With ``others`` seeds for the methods that the job neither expects a figure of nor shows.
+
+    With fewer steps than the job's, only some methods run.
+    """
     job = jobs.get(name)
     counts, missing = {}, {}
-    quick = steps < job.steps
-    ordered = dict.fromkeys([*job.methods, *REGISTRY])
-    for method in ordered:
-        reason = obstacle(job, method)
-        if method in ALIASES or (quick and method not in QUICK_METHODS):
+    known = job.expected or job.methods
+    for method in dict.fromkeys([*job.methods, *REGISTRY]):
+        count = seeds if method in known else others
+        if method in ALIASES or count == 0 or (steps < job.steps and method not in QUICK_METHODS):
             continue
-        if reason:
+        if reason := obstacle(job, method):
             missing[method] = reason
         else:
-            counts[method] = seeds if method in job.expected else others
+            counts[method] = count
     return Plan(name, steps, counts, missing)
 
 
@@ -195,7 +203,7 @@ def run_one(one: Run) -> Outcome:
     last = history.metrics[-1]
     metrics = {metric.key: last[metric.key] for metric in job.metrics}
     path = [(m["x1"], m["x2"]) for m in history.metrics] if "x1" in last else []
-    return Outcome(metrics, history.losses, thinned(path))
+    return Outcome(metrics, history.losses, contour.thinned(path))
 
 
 def rows(todo: Sequence[Plan], found: dict[Run, Outcome | str]) -> list[Row]:
@@ -231,18 +239,15 @@ def _of_method(job: Job, runs: Sequence[Run], results: Sequence[Outcome | str]) 
         if (job.name, metric.key) in FIGURE_OF:
             figure = FIGURE_OF[job.name, metric.key]
             values = [result.metrics[metric.key] for _, result in done]
-            paths: dict[str, Label] = {
-                f"path {seed}": " ".join(f"{x1:g},{x2:g}" for x1, x2 in result.path)
-                for seed, result in done
-                if result.path and metric.key == "distance"
-            }
+            ways = {seed: result.path for seed, result in done if result.path}
+            paths = contour.path_labels(ways)
             lines.append(_line(figure, name, values, words, {**labels, **paths}))
     for task in job.tasks:
         values = [result.losses[task] for _, result in done]
         figure = f"quality/{job.name}_losses"
         lines.append(_line(figure, f"{name}, {task}", values, words, {**labels, "task": task}))
-    if job.name == "two_objectives":
-        lines += _reached(name, done, words, labels)
+    if isinstance(job, jobs.TwoObjectives):
+        lines += _reached(job, name, done, words, labels)
     return lines
 
 
@@ -262,6 +267,7 @@ def _line(
 
 
 def _reached(
+    job: jobs.TwoObjectives,
     name: str,
     done: Sequence[tuple[int, Outcome]],
     words: Sequence[str],
@@ -271,14 +277,13 @@ def _reached(
     if not done:
         return []
     near = [result.metrics["distance"] <= two_objectives.REACHED for _, result in done]
-    starts = jobs.TwoObjectives.starts
     stuck = [
-        f"({starts[seed][0]:g}, {starts[seed][1]:g})"
+        "({:g}, {:g})".format(*job.starts[seed % len(job.starts)])
         for (seed, _), there in zip(done, near, strict=True)
         if not there
     ]
     said = [f"of {len(done)}", *words[:1], *([f"not from {', '.join(stuck)}"] if stuck else [])]
-    figure = "quality/two_objectives_reached"
+    figure = f"quality/{job.name}_reached"
     return [Row(figure, name, "starts", float(sum(near)), detail="; ".join(said), labels=labels)]
 
 
