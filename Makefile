@@ -21,7 +21,7 @@ LIBMTL := LibMTL==1.1.5
 CXX_FILES      := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' 2>/dev/null)
 NATIVE_SOURCES := CMakeLists.txt setup.py $(wildcard cmake/*) $(shell find csrc -type f 2>/dev/null)
 
-.PHONY: help demo test peers bench bench-engines gpu-check lint format types docs build clean FORCE
+.PHONY: help demo test peers bench bench-engines gpu-check lint format types docs figures build clean FORCE
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -66,6 +66,9 @@ types: $(DEV_STAMP) ## check the types: mypy --strict
 
 docs: $(NATIVE_STAMP) ## write docs/methods from the docstrings
 	@$(BIN)/python docs/generate.py $(ARGS)
+
+figures: $(NATIVE_STAMP) ## write the figures of README.md and docs from benchmarks/results
+	@$(BIN)/python -m benchmarks.figures $(ARGS)
 
 build: $(NATIVE_STAMP) $(DEV_STAMP) ## build sdist and wheel in dist/
 	@rm -rf dist

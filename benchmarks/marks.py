@@ -20,7 +20,8 @@ Functions, before the keys:
 - ``env``: an entry of the environment: ``env "peers.torchjd"``.
 
 Fields, after the keys: ``p50`` (the default), ``p20``, ``p80``, ``target``, ``runs``, ``others``,
-and ``@name`` for a label. Formats come last: ``.2f``, ``.3g``, ``,.0f``, ``.0%``.
+and ``@name`` for a label. Then a factor, as ``*0.001`` from microseconds to milliseconds. Last the
+format: ``.2f``, ``.3g``, ``,.0f``, ``.0%``.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ __all__ = [
 
 TOKEN = re.compile(r'"([^"]*)"|(\S+)')
 FIELDS = ("p50", "p20", "p80", "target", "runs", "others")
+FACTOR = re.compile(r"\*\d*\.?\d+(e-?\d+)?")
 FORMAT = re.compile(r"[-+ ]?,?\d*(\.\d+)?[a-z%]")
 
 
@@ -133,19 +135,19 @@ def evaluate(expression: str, results: Results) -> str:
         return " / ".join(_each(rows, parts))
     if parts.function == "spread":
         one = _only(rows, expression)
-        return _range([number(value_of(one, name), parts.format) for name in ("p20", "p80")])
+        return _range([parts.show(value_of(one, name)) for name in ("p20", "p80")])
     if parts.function:
         known = [value for r in rows if (value := _value(r, parts.field)) is not None]
         if not known:
             raise NotMeasuredError(f"none of {len(rows)} rows has a {parts.field}")
         values = sorted(_numeric(value, parts.field) for value in known)
         ends = {"min": values[:1], "max": values[-1:]}.get(parts.function, [values[0], values[-1]])
-        return _range([number(x, parts.format) for x in ends])
+        return _range([parts.show(x) for x in ends])
     value = value_of(_only(rows, expression), parts.field)
     if parts.over is not None:
         below = value_of(results.row(parts.file, parts.over), parts.field)
         value = _numeric(value, parts.field) / _numeric(below, parts.field)
-    return number(value, parts.format)
+    return parts.show(value)
 
 
 def value_of(r: Row, field: str = "p50") -> Label:
@@ -177,9 +179,7 @@ def _each(rows: Sequence[Row], parts: _Expression) -> list[str]:
         ordered.sort(key=lambda r: r.labels["K"])
     if all(r.p50 is None for r in ordered):
         value_of(ordered[0], parts.field)
-    return [
-        "-" if r.p50 is None else number(value_of(r, parts.field), parts.format) for r in ordered
-    ]
+    return ["-" if r.p50 is None else parts.show(value_of(r, parts.field)) for r in ordered]
 
 
 def number(value: Label, form: str = "") -> str:
@@ -195,7 +195,7 @@ def number(value: Label, form: str = "") -> str:
 
 
 class _Expression:
-    """The parts of an expression: FILE [FUNCTION] "KEY"... [/ "KEY"] [FIELD] [FORMAT]."""
+    """The parts of an expression: FILE [FUNCTION] "KEY"... [/ "KEY"] [FIELD] [*FACTOR] [FORMAT]."""
 
     def __init__(self, text: str) -> None:
         tokens = [(m[1] is not None, m[1] or m[2] or "") for m in TOKEN.finditer(text)]
@@ -225,13 +225,23 @@ class _Expression:
         self.field = "p50"
         if rest and (rest[0][1] in FIELDS or rest[0][1].startswith("@")):
             self.field = rest.pop(0)[1]
+        self.factor: float | None = None
+        if rest and not rest[0][0] and FACTOR.fullmatch(rest[0][1]):
+            self.factor = float(rest.pop(0)[1][1:])
         self.format = ""
         if rest and not rest[0][0] and FORMAT.fullmatch(rest[0][1]):
             self.format = rest.pop(0)[1]
         if rest:
             raise MarkError(
-                f"expected a field ({', '.join(FIELDS)}, @label) or a format, found {rest[0][1]!r}"
+                f"expected a field ({', '.join(FIELDS)}, @label), a factor or a format, "
+                f"found {rest[0][1]!r}"
             )
+
+    def show(self, value: Label) -> str:
+        """A value times the factor, in the format."""
+        if self.factor is not None:
+            value = self.factor * _numeric(value, self.field)
+        return number(value, self.format)
 
 
 def _only(rows: Sequence[Row], expression: str) -> Row:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from benchmarks.marks import MarkError, Results, evaluate
@@ -123,8 +123,7 @@ def line_of(text: str, position: int) -> int:
     return text.count("\n", 0, position) + 1
 
 
-def _spans(found: object) -> Iterator[tuple[int, int]]:
-    assert hasattr(found, "__iter__")
+def _spans(found: Iterable[re.Match[str]]) -> Iterator[tuple[int, int]]:
     yield from (m.span() for m in found)
 
 

@@ -145,12 +145,14 @@ def test_the_colours_say_who_is_ahead() -> None:
 
 def test_the_best_modes_alone_where_there_are_many_rows() -> None:
     modes = [
-        measured("step/peers", f"{i}, {mode}", 2.0, versus="TorchJD", labels={"mode": mode})
+        measured("step/peers", f"{i}, {mode}", x, versus="TorchJD", labels={"K": i, "mode": mode})
         for i in range(25)
-        for mode in ("chunks", "one chunk", "best")
+        for mode, x in (("chunks", 3.0), ("one chunk", 2.0 + 2 * (i % 2)), ("best", 1.0))
     ]
+    modes[3] = replace(modes[3], p50=None)  # K = 1, chunks
     (plot,) = peers.plots(Report(rows=modes))
-    assert [r.labels["mode"] for r in plot.rows(Report(rows=modes))] == ["best"] * 25
+    found = [r.labels["mode"] for r in plot.rows(Report(rows=modes))]
+    assert found == ["one chunk", "one chunk", *(("one chunk", "chunks") * 12)[:-1]]
     few = Report(rows=modes[:6])
     assert plot.rows(few) == modes[:6]
 

@@ -109,6 +109,8 @@ def check(root: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., list[
         ('cpu won "kernels/*"', "1 of 2"),
         ('cpu "solvers/call/pcgrad"', "4410"),
         ('cpu "solvers/call/pcgrad" ,.0f', "4,411"),
+        ('cpu "solvers/call/pcgrad" *0.001', "4.41"),
+        ('cpu range "solvers/call/pcgrad" *1e-3 .1f', "4.4"),
         ('cpu env "cpu"', "A CPU"),
         ('cpu env "peers.torchjd"', "0.18.0"),
     ],
@@ -133,6 +135,7 @@ def test_expressions(results: Results, expression: str, expected: str) -> None:
         ('cpu "kernels/peers/PCGrad" p50 .2f more', "expected a field"),
         ('cpu "kernels/peers/PCGrad" p90', "expected a field"),
         (f'cpu "{FLOOR.format(8)}" @contestant .2f', "FORMAT: expected one that fits 'mtlfast'"),
+        (f'cpu "{FLOOR.format(8)}" @contestant *2', "@contestant: expected a number"),
         ("cpu", 'expected FILE "KEY"'),
         ('"kernels/peers/PCGrad"', 'expected FILE "KEY"'),
         ("cpu max", "KEY: expected a key in quotes"),
@@ -287,6 +290,56 @@ def test_where_a_peer_is_ahead(results: Results) -> None:
     assert len(lines) == 3
     assert "CAGrad" in lines[2]
     assert "0.90" in lines[2]
+
+
+def test_what_does_not_meet_its_bound(results: Results) -> None:
+    found = TABLES["missed"](results)[2:]
+    assert found == [
+        "| kernels/floor | K = 8, P = 1e+07 | 1.46 x | at most 1.25 x |",
+        "| kernels/floor | K = 4, P = 1e+07 | 1.30 x | at most 1.15 x |",
+    ]
+
+
+def written(folder: Path, name: str, *rows: Row) -> Results:
+    Report(rows=list(rows)).write(folder / f"{name}.json")
+    return Results(folder)
+
+
+def test_the_best_method_comes_first(tmp_path: Path) -> None:
+    def row(case: str, error: float, **labels: Label) -> Row:
+        return Row("quality/burgers", case, "", error, labels={"mean": error, **labels})
+
+    results = written(
+        tmp_path,
+        "quality",
+        row("PCGrad", 0.22, method="pcgrad", std=0.046),
+        row("CAGrad", 0.063, method="cagrad", std=0.064),
+        row("MGDA", 0.1, method="mgda"),
+        Row("quality/burgers", "Krum", "", detail="needs three tasks"),
+    )
+    assert TABLES["burgers"](results) == [
+        "| method | relative L2 error | expected |",
+        "|---|---|---|",
+        "| CAGrad | 0.063 ± 0.064 | 0.041 ± 0.021 |",
+        "| MGDA | 0.100 |  |",
+        "| PCGrad | 0.220 ± 0.046 | 0.209 |",
+    ]
+
+
+def test_methods_without_a_peer_have_an_empty_cell(tmp_path: Path) -> None:
+    calls = [
+        Row("solvers/call", f"{method}, K = {k}", "us", us * k, labels={"method": method})
+        for method, us in (("mgda", 0.5), ("config", 0.25))
+        for k in (2, 8, 40)
+    ]
+    peer = Row("solvers/peer calls", "mgda, K = 8, TorchJD", "us", 3005.4)
+    ratio = Row("solvers/peers", "mgda, K = 8, TorchJD", "x", 764.1, versus="TorchJD")
+    assert TABLES["solvers"](written(tmp_path, "cpu", *calls, peer, ratio)) == [
+        "| method | K = 2 | K = 8 | K = 40 | TorchJD's, K = 8 |",
+        "|---|---|---|---|---|",
+        "| config | 0.5 | 2.0 | 10.0 |  |",
+        "| mgda | 1.0 | 4.0 | 20.0 | 3005 (764 x) |",
+    ]
 
 
 # ---- pictures ------------------------------------------------------------------------------------

@@ -3,6 +3,23 @@
 from __future__ import annotations
 
 from benchmarks.pages import Tables
-from benchmarks.tables import wins
+from benchmarks.tables import kernels, lists, quality, steps
 
-TABLES: Tables = {"wins": wins.table}
+__all__ = ["TABLES"]
+
+TABLES: Tables = {
+    "readme": kernels.README,
+    "floor": kernels.FLOOR,
+    "peers": kernels.PEERS,
+    "columns": kernels.COLUMNS,
+    "sketches": kernels.SKETCHES,
+    "fused": kernels.FUSED,
+    "solvers": kernels.solvers,
+    "engines": steps.TIME,
+    "memory": steps.MEMORY,
+    "multidigits": quality.MULTIDIGITS,
+    "burgers": quality.BURGERS,
+    "two_objectives": quality.TWO_OBJECTIVES,
+    "wins": lists.wins,
+    "missed": lists.missed,
+}

@@ -17,7 +17,7 @@ from mtlfast.bench.rows import Label, Report, Row
 __all__ = ["FLOOR", "GROWTH", "TENSORS"]
 
 MARKERS = "osD^vP*"
-SERIES = ("contestant", "mode", "method", "dtype", "P", "K", "tensors")
+SERIES = ("contestant", "mode", "method", "dtype", "threads", "P", "K", "tensors")
 """Labels that may tell one line from another, in the order of the words of its name."""
 
 
@@ -96,7 +96,8 @@ def _series(rows: Sequence[Row], over: str, leave_out: Sequence[str] = ()) -> di
 def _name(r: Row, names: Sequence[str]) -> str:
     kept: dict[str, Label] = {n: r.labels[n] for n in names if n in r.labels}
     return ", ".join(
-        f"{n} = {style.words(v)}" if n in ("K", "P", "tensors") else str(v) for n, v in kept.items()
+        f"{n} = {style.words(v)}" if n in ("K", "P", "tensors", "threads") else str(v)
+        for n, v in kept.items()
     )
 
 

@@ -19,10 +19,10 @@ from mtlfast.bench.rows import Report, Row
 __all__ = ["plots"]
 
 TALL = 60
-"""More rows are too many for a picture."""
+"""More rows are too many for a picture: then each peer has its best mode alone."""
 
 BEST = "best"
-"""The mode of the row that has a peer's best one."""
+"""The mode of a row that repeats that of a peer's best one."""
 
 DISTRIBUTIONS = {"TorchJD": "torchjd"}
 """Peers whose distribution has another name."""
@@ -43,9 +43,22 @@ def _file(figure: str) -> str:
 
 def _rows(figure: str, report: Report) -> list[Row]:
     rows = [r for r in report.of(figure) if r.versus]
-    if len(rows) > TALL:  # each peer in its best mode is a row of its own, where there are modes
-        rows = [r for r in rows if r.labels.get("mode") in (None, BEST)]
+    rows = rows if len(rows) <= TALL else _best(rows)
     return rows if any(r.p50 is not None for r in rows) else []
+
+
+def _best(rows: Sequence[Row]) -> list[Row]:
+    """Each peer in its best mode alone: the least number of those that differ in nothing else."""
+    groups: dict[object, list[Row]] = {}
+    for r in rows:
+        if r.labels.get("mode") == BEST:
+            continue  # the row of that mode is there as well
+        others = {name: value for name, value in r.labels.items() if name != "mode"}
+        groups.setdefault((r.versus, *sorted(others.items())), []).append(r)
+    return [
+        min(group, key=lambda r: float("inf") if r.p50 is None else r.p50)
+        for group in groups.values()
+    ]
 
 
 def _draw(name: str, rows: Sequence[Row], report: Report) -> Figure:

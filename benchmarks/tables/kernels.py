@@ -1,0 +1,121 @@
+"""The tables of the kernels and the solvers."""
+
+from __future__ import annotations
+
+from benchmarks.marks import Results
+from benchmarks.tables.base import Rows, Table
+
+__all__ = ["COLUMNS", "FLOOR", "FUSED", "PEERS", "README", "SKETCHES", "solvers"]
+
+LARGE = "P = 1e+07"
+
+PARTS = f'cpu "kernels/parts/K = <K>, {LARGE}, '
+FLOOR = Table(
+    rows={str(k): {"K": k} for k in (2, 4, 8, 16)},
+    corner="K",
+    columns={
+        "over the floor": f'{{cpu "kernels/floor/K = <K>, {LARGE}" .2f}}',
+        "wanted": f'{{cpu "kernels/floor/K = <K>, {LARGE}" target .2f}}',
+        "ms": f'{{{PARTS}whole" .1f}}',
+        "Gramian": f'{{{PARTS}gramian" .1f}}',
+        "solve (CAGrad)": f'{{{PARTS}solve" .2f}}',
+        "combine": f'{{{PARTS}combine" .1f}}',
+    },
+)
+"""Time over the floor, and the milliseconds of its parts."""
+
+RATIO = f'cpu "kernels/peers/<method>, K = <K>, {LARGE}, TorchJD, '
+METHODS: Rows = {
+    "PCGrad": {"method": "pcgrad"},
+    "CAGrad": {"method": "cagrad"},
+}
+BEST, DEFAULT = f'{{{RATIO}Gramian sum" .1f}} x', f'{{{RATIO}default" .1f}} x'
+PEERS = Table(
+    rows=METHODS,
+    columns={
+        f"K = {k}, {words}": text.replace("<K>", str(k))
+        for k in (4, 8)
+        for words, text in (("best mode", BEST), ("default", DEFAULT))
+    },
+)
+"""TorchJD's time over ours."""
+
+README = Table(
+    rows={
+        "PCGrad, faster than TorchJD in its best mode": {"method": "pcgrad"},
+        "CAGrad, the same": {"method": "cagrad"},
+        "memory of a step beyond joint training, in units of K P elements": {},
+    },
+    columns={f"K = {k}": BEST.replace("<K>", str(k)) for k in (4, 8)},
+    instead={
+        (
+            "memory of a step beyond joint training, in units of K P elements",
+            f"K = {k}",
+        ): f'{{cpu "memory/kp/K = {k}, AdamW" .3f}}'
+        for k in (4, 8)
+    },
+)
+"""The short one of README.md."""
+
+COLUMN_RATIO = f'cpu "kernels/columns/K = 4, {LARGE}<threads>, <method>" .2f'
+COLUMN_TIME = f'cpu "kernels/columns-time/K = 4, {LARGE}<threads>, <method>" .1f'
+COLUMN_PEER = f'? cpu min "kernels/columns-peers/<peer>, K = 4, {LARGE}, TorchJD*" .0f'
+COLUMNS = Table(
+    rows={
+        "GradDrop": {"method": "graddrop", "peer": "graddrop"},
+        "GradDrop, leaky": {"method": "graddrop, leak", "peer": "none"},
+        "TrimmedMean(1)": {"method": "trimmed_mean", "peer": "trimmed_mean"},
+    },
+    columns={
+        "1 thread": f"{{{COLUMN_RATIO}}} ({{{COLUMN_TIME}}} ms)".replace("<threads>", ", 1 thread"),
+        "all threads": f"{{{COLUMN_RATIO}}} ({{{COLUMN_TIME}}} ms)".replace("<threads>", ""),
+        "against TorchJD's": f"{{{COLUMN_PEER}}} x",
+    },
+)
+"""Column kernels over their floor."""
+
+SKETCH = f'cpu "kernels/sketch/K = 1, {LARGE}<dtype><threads>, S = <S>" .2f'
+SKETCH_TIME = f'cpu "kernels/sketch-time/K = 1, {LARGE}<dtype><threads>, S = <S>" .1f'
+SKETCHES = Table(
+    rows={
+        "S = 65536, float32": {"S": 65536, "dtype": ""},
+        "S = 65536, bfloat16": {"S": 65536, "dtype": ", bfloat16"},
+        "S = 1024, float32": {"S": 1024, "dtype": ""},
+    },
+    columns={
+        "1 thread": f"{{{SKETCH}}} ({{{SKETCH_TIME}}} ms)".replace("<threads>", ", 1 thread"),
+        "all threads": f"{{{SKETCH}}} ({{{SKETCH_TIME}}} ms)".replace("<threads>", ""),
+    },
+)
+"""Folding over a read."""
+
+FUSED = Table(
+    rows={
+        f"{optimizer}, torch {words}": {"optimizer": optimizer, "mode": mode}
+        for optimizer in ("SGD with momentum", "AdamW")
+        for words, mode in (("`fused=True`", "fused=True"), ("default", "default"))
+    },
+    columns={
+        f"K = {k}": f'{{cpu "kernels/fused/<optimizer>, K = {k}, {LARGE}, torch, <mode>" .2f}}'
+        for k in (2, 8)
+    },
+)
+"""Torch's optimizers after a combination, over the fused step."""
+
+
+def solvers(results: Results) -> list[str]:
+    """Microseconds of a call of each method, and TorchJD's at K = 8."""
+    rows = results.rows("cpu", "solvers/call/*")
+    methods = sorted({str(r.labels["method"]) for r in rows})
+    table = Table(
+        rows={name: {"method": name} for name in methods},
+        corner="method",
+        columns={
+            **{f"K = {k}": f'{{cpu "solvers/call/<method>, K = {k}" .1f}}' for k in (2, 8, 40)},
+            "TorchJD's, K = 8": (
+                '{? cpu "solvers/peer calls/<method>, K = 8, TorchJD" .0f} '
+                '({? cpu "solvers/peers/<method>, K = 8, TorchJD" .0f} x)'
+            ),
+        },
+    )
+    return table(results)

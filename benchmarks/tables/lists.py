@@ -1,0 +1,31 @@
+"""Tables of whatever rows are of a kind: a peer is ahead, a bound is not met."""
+
+from __future__ import annotations
+
+from benchmarks.marks import Results
+from benchmarks.tables.base import markdown
+from mtlfast.bench.digits import three
+
+__all__ = ["missed", "wins"]
+
+
+def wins(results: Results) -> list[str]:
+    """The rows of cpu.json in which a peer is ahead, in the order of the file."""
+    lines = [["figure", "case", "peer", "theirs over ours", "p20 to p80"]]
+    for r in results.report("cpu").rows:
+        if r.versus and r.p50 is not None and r.p50 < 1.0:
+            ends = "" if r.p20 is None or r.p80 is None else f"{r.p20:.2f} to {r.p80:.2f}"
+            within = " (within the noise)" if r.p80 is not None and r.p80 >= 1.0 else ""
+            lines.append([r.figure, r.case, r.versus, f"{r.p50:.2f}", f"{ends}{within}"])
+    return markdown(lines)
+
+
+def missed(results: Results) -> list[str]:
+    """The rows of cpu.json that do not meet the bound set beforehand, in the order of the file."""
+    lines = [["figure", "case", "found", "wanted"]]
+    for r in results.report("cpu").rows:
+        if r.met is False and r.p50 is not None and r.target is not None:
+            unit = f" {r.unit}" if r.unit else ""
+            bound = f"at {'least' if r.at_least else 'most'} {r.target:g}{unit}"
+            lines.append([r.figure, r.case, f"{three(r.p50)}{unit}", bound])
+    return markdown(lines)
