@@ -21,7 +21,7 @@ LIBMTL := LibMTL==1.1.5
 CXX_FILES      := $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' 2>/dev/null)
 NATIVE_SOURCES := CMakeLists.txt setup.py $(wildcard cmake/*) $(shell find csrc -type f 2>/dev/null)
 
-.PHONY: help demo test peers bench bench-engines gpu-check lint format types docs figures build clean FORCE
+.PHONY: help demo test peers bench bench-quality gpu-check lint format types docs figures build clean FORCE
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -35,16 +35,14 @@ demo: $(NATIVE_STAMP) ## train MultiDigits with equal weights, PCGrad, CAGrad an
 test: $(NATIVE_STAMP) ## run the tests
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-peers: $(NATIVE_STAMP) $(BENCH_STAMP) ## compare with TorchJD and conflictfree
-	@$(BIN)/python -m pytest tests/test_peers.py tests/test_docs.py $(ARGS)
+peers: $(NATIVE_STAMP) $(BENCH_STAMP) ## compare with the other libraries
+	@$(BIN)/python -m pytest tests/test_peers.py tests/test_bench_peers.py tests/test_docs.py $(ARGS)
 
-BENCHMARK := $(BIN)/python -m pytest --benchmark-only --benchmark-quiet --quiet
+bench: $(NATIVE_STAMP) $(BENCH_STAMP) ## measure speed and memory beside the peers (ARGS=--quick)
+	@$(BIN)/mtlfast bench --out benchmarks/results/cpu.json --plots build/bench $(ARGS)
 
-bench: $(NATIVE_STAMP) $(BENCH_STAMP) ## run the benchmarks of kernels and methods
-	@$(BENCHMARK) benchmarks --ignore-glob='*bench_engine*' --out benchmarks/results/cpu.json $(ARGS)
-
-bench-engines: $(NATIVE_STAMP) $(BENCH_STAMP) ## run those of whole training steps, eight minutes
-	@$(BIN)/mtlfast bench step memory --threads 2 --out benchmarks/results/cpu-engines.json $(ARGS)
+bench-quality: $(NATIVE_STAMP) $(BENCH_STAMP) ## train three jobs with all methods, most of an hour
+	@$(BIN)/mtlfast bench quality --out benchmarks/results/quality.json --plots build/bench $(ARGS)
 
 # With the Python at hand, whose torch knows the GPU: nothing is installed and no network is used.
 gpu-check: ## build, test, sanitize and measure on a GPU (OUT= PARTS= WHEELS= FIBERS=1)

@@ -27,5 +27,5 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Mod
 
 @cache
 def setting_of(config: pytest.Config) -> Setting:
-    """As ``mtlfast bench`` has it, or its ``--quick``; one for all, with its arrays for the floor."""
+    """As ``mtlfast bench`` has it, or its ``--quick``; one for all, with the floor's arrays."""
     return Setting(quick=not config.getoption("--full"), passes=1)
