@@ -65,9 +65,14 @@ class ModelCase(Case):
         self.last_block = f"gramian_params, {next(iter(model.last_blocks))}"
         return model
 
-    def field(self, setting: Setting, wanted: Collection[str] | None = None) -> Field:
-        """The contestants on a new model."""
-        there = {peer.name: peer for peer in peers.wanted(setting)}
+    def field(
+        self,
+        setting: Setting,
+        wanted: Collection[str] | None = None,
+        among: Callable[[str], object] = str,
+    ) -> Field:
+        """The contestants on a new model; of the peers, those whose name ``among`` wants."""
+        there = {peer.name: peer for peer in peers.wanted(setting) if among(peer.name)}
         field = Field(self.build(setting), list(there.values()), self.method, wanted)
         self.missing |= field.missing
         self.contestants, self.modes = field.contestants, field.modes

@@ -25,7 +25,7 @@ FIGURES = {
     "step/methods-cost-ms": "the same steps, one alone",
 }
 
-ROUNDS = {"MLP": (6, 1), "tiny MLP": (60, 3)}
+ROUNDS = {"MLP": (5, 1), "tiny MLP": (60, 3)}
 
 
 def greatest(losses: Tensor) -> Tensor:
@@ -52,6 +52,7 @@ class Cost(ModelCase):
     """All methods on one model, in one round."""
 
     figure = "step/methods-cost"
+    warmup = 1
 
     def __init__(self, model: str, num_tasks: int, make: Make | None = None) -> None:
         super().__init__(model, num_tasks, make)
