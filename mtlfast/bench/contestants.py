@@ -104,9 +104,14 @@ class ModelCase(Case):
         return {**found, **more}
 
     def milliseconds(
-        self, name: str, samples: Samples, figure: str, detail: str = "", **labels: Label
+        self,
+        name: str,
+        samples: Samples,
+        figure: str,
+        detail: str = "",
+        labels: Mapping[str, Label] | None = None,
     ) -> Row:
-        """The row of a variant's own time."""
+        """The row of a variant's own time; labels: those of a contestant, unless given."""
         return self.row(
             name,
             samples,
@@ -115,7 +120,7 @@ class ModelCase(Case):
             unit="ms",
             figure=figure,
             detail=detail,
-            labels=self.labels(name) | labels,
+            labels=self.labels(name) if labels is None else labels,
         )
 
     def versus(

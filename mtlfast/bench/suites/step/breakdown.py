@@ -188,7 +188,7 @@ class Breakdown(ModelCase):
                     samples,
                     self.figure,
                     said if part == "whole" else "",
-                    **{**labels, "part": part},
+                    {**labels, "part": part},
                 )
                 for part in ("whole", *parts)
             ]

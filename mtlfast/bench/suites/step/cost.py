@@ -96,7 +96,7 @@ class Cost(ModelCase):
         for name in ("joint", *sorted(REGISTRY)):
             labels = self.labels("joint" if name == "joint" else "auto", method=name)
             more = self._cost_of(name, samples)
-            found.append(self.milliseconds(name, samples, "step/methods-cost-ms", more, **labels))
+            found.append(self.milliseconds(name, samples, "step/methods-cost-ms", more, labels))
         return found
 
     def _cost_of(self, name: str, samples: Samples) -> str:
