@@ -74,6 +74,7 @@ class Training(ModelCase):
                 samples,
                 (name, "joint"),
                 np.divide,
+                figure="step/time",
                 target=self._target(name),
                 detail=f"{ms.get(name, np.nan):.4g} ms{self.engines.get(name, '')}",
                 labels=self.labels(name),
@@ -157,6 +158,8 @@ class Training(ModelCase):
 
 class Others(Training):
     """The other peers beside joint training and "auto": slow, so that fewer rounds do."""
+
+    figure = "step/peers"
 
     def __init__(self, model: str, num_tasks: int, make: Make | None = None) -> None:
         super().__init__(model, num_tasks, make)
