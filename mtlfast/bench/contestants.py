@@ -65,9 +65,14 @@ class ModelCase(Case):
         self.last_block = f"gramian_params, {next(iter(model.last_blocks))}"
         return model
 
-    def field(self, setting: Setting, wanted: Collection[str] | None = None) -> Field:
-        """The contestants on a new model."""
-        there = {peer.name: peer for peer in peers.wanted(setting)}
+    def field(
+        self,
+        setting: Setting,
+        wanted: Collection[str] | None = None,
+        among: Callable[[str], object] = str,
+    ) -> Field:
+        """The contestants on a new model; of the peers, those whose name ``among`` wants."""
+        there = {peer.name: peer for peer in peers.wanted(setting) if among(peer.name)}
         field = Field(self.build(setting), list(there.values()), self.method, wanted)
         self.missing |= field.missing
         self.contestants, self.modes = field.contestants, field.modes
@@ -99,9 +104,14 @@ class ModelCase(Case):
         return {**found, **more}
 
     def milliseconds(
-        self, name: str, samples: Samples, figure: str, detail: str = "", **labels: Label
+        self,
+        name: str,
+        samples: Samples,
+        figure: str,
+        detail: str = "",
+        labels: Mapping[str, Label] | None = None,
     ) -> Row:
-        """The row of a variant's own time."""
+        """The row of a variant's own time; labels: those of a contestant, unless given."""
         return self.row(
             name,
             samples,
@@ -110,7 +120,7 @@ class ModelCase(Case):
             unit="ms",
             figure=figure,
             detail=detail,
-            labels=self.labels(name) | labels,
+            labels=self.labels(name) if labels is None else labels,
         )
 
     def versus(

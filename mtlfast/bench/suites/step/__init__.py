@@ -35,6 +35,11 @@ def cases(setting: Setting, makers: Mapping[str, Make] = MAKERS) -> Sequence[Cas
     chosen = [(name, count) for name in names for count in setting.choose_tasks(2, 4, 8)]
     small = [("tiny MLP", count) for count in setting.choose_tasks(2, quick=(2,))]
     found += [training.Training(name, count, makers[name]) for name, count in [*small, *chosen]]
+    found += [
+        training.Others(name, count, makers[name])
+        for name, count in [*small, *chosen]
+        if name in ("MLP", "tiny MLP") or count == 4 or setting.tasks
+    ]
     found += [exact.Exact(name, count, makers[name]) for name, count in chosen]
     for count in setting.choose_tasks(4, 8):
         of_peers = methods.of_peers(setting, count)

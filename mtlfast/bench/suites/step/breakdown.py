@@ -30,7 +30,7 @@ FIGURES = {"step/breakdown": "where the time of a training step goes"}
 
 PARTS = ("forward", "backwards", "gramian", "solve", "combine", "optimizer")
 JOINT = ("forward", "backwards", "optimizer")
-ROUNDS = {"MLP": (16, 2), "CNN": (12, 2), "transformer": (8, 2), "tiny MLP": (100, 4)}
+ROUNDS = {"MLP": (12, 2), "CNN": (10, 1), "transformer": (6, 1), "tiny MLP": (100, 4)}
 
 
 class Clock:
@@ -133,6 +133,7 @@ class Breakdown(ModelCase):
     """Joint training, the stored engine, and what "auto" chooses where it is another one."""
 
     figure = "step/breakdown"
+    warmup = 1
 
     def __init__(self, model: str, num_tasks: int, make: Make | None = None) -> None:
         super().__init__(model, num_tasks, make)
@@ -187,7 +188,7 @@ class Breakdown(ModelCase):
                     samples,
                     self.figure,
                     said if part == "whole" else "",
-                    **{**labels, "part": part},
+                    {**labels, "part": part},
                 )
                 for part in ("whole", *parts)
             ]

@@ -25,7 +25,7 @@ FIGURES = {
     "step/methods-cost-ms": "the same steps, one alone",
 }
 
-ROUNDS = {"MLP": (6, 1), "tiny MLP": (60, 3)}
+ROUNDS = {"MLP": (5, 1), "tiny MLP": (60, 3)}
 
 
 def greatest(losses: Tensor) -> Tensor:
@@ -52,6 +52,7 @@ class Cost(ModelCase):
     """All methods on one model, in one round."""
 
     figure = "step/methods-cost"
+    warmup = 1
 
     def __init__(self, model: str, num_tasks: int, make: Make | None = None) -> None:
         super().__init__(model, num_tasks, make)
@@ -95,7 +96,7 @@ class Cost(ModelCase):
         for name in ("joint", *sorted(REGISTRY)):
             labels = self.labels("joint" if name == "joint" else "auto", method=name)
             more = self._cost_of(name, samples)
-            found.append(self.milliseconds(name, samples, "step/methods-cost-ms", more, **labels))
+            found.append(self.milliseconds(name, samples, "step/methods-cost-ms", more, labels))
         return found
 
     def _cost_of(self, name: str, samples: Samples) -> str:

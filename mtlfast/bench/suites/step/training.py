@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from mtlfast.bench import peers
 from mtlfast.bench.case import Samples, Variant, timed
 from mtlfast.bench.contestants import Make, ModelCase
 from mtlfast.bench.models import MODELS
@@ -15,7 +16,7 @@ from mtlfast.bench.rows import Row
 from mtlfast.bench.setting import Setting
 from mtlfast.bench.steps import STEPS_PER_GRAMIAN
 
-__all__ = ["FIGURES", "Training"]
+__all__ = ["FIGURES", "Others", "Training"]
 
 FIGURES = {
     "step/time": "time of a training step over joint training",
@@ -24,28 +25,30 @@ FIGURES = {
     "step/peers": "time of a peer's training step over ours",
 }
 
-ROUNDS = {"MLP": (8, 2), "CNN": (6, 1), "transformer": (5, 1), "tiny MLP": (60, 3)}
+ROUNDS = {"MLP": (6, 2), "CNN": (5, 1), "transformer": (4, 1), "tiny MLP": (60, 3)}
 """And passes; a step of the transformer takes three times the others'."""
+CLOSE = ("TorchJD", "torch")
+"""Peers that cost about as much as ours; the others cost up to forty times that."""
 FACTORED = {2: 1.45, 4: 2.1, 8: 3.0}
 FASTER = {"MLP": 2.5, "CNN": 1.1, "transformer": 1.1}
 
 
 class Training(ModelCase):
-    """All contestants on one model."""
+    """All contestants on one model, but for the slow peers."""
 
     figure = "step/time"
+    warmup = 0  # every contestant has made a step before its first turn
 
     def __init__(self, model: str, num_tasks: int, make: Make | None = None) -> None:
         super().__init__(model, num_tasks, make)
         self.rounds, self.passes = ROUNDS.get(model, (8, 2))
-        # Every contestant has made a step before its first turn, which is enough for large ones.
-        self.warmup = 0 if self.passes == 1 else 1
         if model == "tiny MLP":
+            self.warmup = 2
             self.threads = 1  # a second one costs more than it brings
 
     def prepare(self, setting: Setting) -> Mapping[str, Variant]:
         """Joint training, SGD's part of it, then all others."""
-        field = self.field(setting)
+        field = self.field(setting, among=lambda peer: peer in CLOSE)
         inner = field.steps["joint"].optimizer
         assert inner is not None
         # SGD's own part of every step, with the gradients of the joint one before.
@@ -57,6 +60,13 @@ class Training(ModelCase):
 
     def rows(self, samples: Samples) -> list[Row]:
         """Ratios to joint training, to each other and to the peers, and milliseconds."""
+        shown = ("joint", "SGD", *self.contestants)
+        return [*self._times(samples, self.contestants, shown), *self._beside(samples)]
+
+    def _times(
+        self, samples: Samples, ratios: Sequence[str], milliseconds: Sequence[str]
+    ) -> list[Row]:
+        """Of these contestants."""
         ms = {n: statistics.median(seconds) * 1e3 for n, seconds in samples.items()}
         found = [
             self.row(
@@ -64,22 +74,22 @@ class Training(ModelCase):
                 samples,
                 (name, "joint"),
                 np.divide,
+                figure="step/time",
                 target=self._target(name),
                 detail=f"{ms.get(name, np.nan):.4g} ms{self.engines.get(name, '')}",
                 labels=self.labels(name),
             )
-            for name in self.contestants
+            for name in ratios
         ]
         size = f"P = {self.elements:,}"
         found += [
             self.milliseconds(name, samples, "step/ms", size if name == "joint" else "")
-            for name in ("joint", "SGD", *self.contestants)
+            for name in milliseconds
         ]
         faster = FASTER.get(self.model)
         targets = {} if faster is None else {"TorchJD": faster if self.num_tasks == 8 else 1.0}
         return [
             *found,
-            *self._beside(samples),
             *self.versus(
                 samples,
                 "step/peers",
@@ -144,3 +154,24 @@ class Training(ModelCase):
                 1.3,
             ),
         ]
+
+
+class Others(Training):
+    """The other peers beside joint training and "auto": slow, so that fewer rounds do."""
+
+    figure = "step/peers"
+
+    def __init__(self, model: str, num_tasks: int, make: Make | None = None) -> None:
+        super().__init__(model, num_tasks, make)
+        self.rounds, self.passes = (self.rounds, 1) if model == "tiny MLP" else (4, 1)
+
+    def prepare(self, setting: Setting) -> Mapping[str, Variant]:
+        """Those that are not in ``CLOSE``."""
+        slow = {peer.name for peer in peers.wanted(setting)} - {*CLOSE}
+        field = self.field(setting, {"auto", *slow}, among=lambda peer: peer in slow)
+        return {name: step.seconds for name, step in field.steps.items()}
+
+    def rows(self, samples: Samples) -> list[Row]:
+        """Ratios to joint training and to ours, and milliseconds."""
+        theirs = [name for name in self.contestants if name in self.modes]
+        return self._times(samples, theirs, theirs)
