@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mtlfast.bench.mine.conflicts import STRONG, Conflicts
-from mtlfast.bench.mine.contestants import APPROXIMATE, EXACT
+from mtlfast.bench.mine.contestants import APPROXIMATE, EVERY, EXACT, REUSED
 
 __all__ = ["Advice", "Findings", "advise", "best_engine"]
 
@@ -15,6 +16,11 @@ OFTEN = 0.5  # of the batches, in which a pair's cosine is below STRONG
 NOISE = 1.05  # what an engine must gain to be worth naming instead of "auto"
 DEAR = 1.5  # plain steps, from which cheaper ways are named
 MANY = 12  # tasks, from which the losses alone are worth a try
+SEES = {
+    "gramian_params": "which compares the last shared layer alone",
+    "features": "which compares the gradients of the features",
+    REUSED: f"with weights up to {EVERY - 1} steps old",
+}
 PAGE = "docs/which-method.md"
 
 
@@ -57,11 +63,13 @@ class Advice:
 
 
 def best_engine(times: Mapping[str, float], auto: str) -> str:
-    """The fastest exact engine; "auto" where that is exact and as fast up to noise."""
+    """The fastest exact engine; "auto" where it takes that one, or an exact one as fast."""
     exact = {name: times[name] for name in EXACT if name in times}
-    if auto in EXACT and times["auto"] <= NOISE * min(exact.values(), default=times["auto"]):
+    if not exact:
         return "auto"
-    return min(exact, key=lambda name: exact[name]) if exact else "auto"
+    fastest = min(exact, key=lambda name: exact[name])
+    as_fast = auto == fastest or times.get("auto", math.inf) <= NOISE * exact[fastest]
+    return "auto" if auto in EXACT and as_fast else fastest
 
 
 def advise(found: Findings) -> Advice:
@@ -162,8 +170,8 @@ def _engine(found: Findings, engine: str) -> list[str]:
     own = found.times[engine]
     if engine == "auto":
         text = (
-            f"Engine: auto, {own:.2f} plain steps. It takes {found.auto}, and no exact engine is "
-            f"more than {NOISE - 1:.0%} faster."
+            f"Engine: auto, {own:.2f} plain steps. It takes {found.auto}; no other exact engine "
+            f"is more than {NOISE - 1:.0%} faster."
         )
     else:
         text = f"Engine: {engine}, {own:.2f} plain steps, the fastest exact one."
@@ -196,16 +204,18 @@ def _cheaper(found: Findings, own: float) -> list[str]:
     if own < DEAR or not ways:
         return []
     told = [
-        f"{name if '=' in name else f'{name}='} for {found.times[name]:.2f} plain steps"
-        + (
-            f" (on one batch UPGrad's step differs from the exact one by "
-            f"{found.differences[name]:.2g} of its length)"
-            if name in found.differences
-            else ""
-        )
+        f"{name if '=' in name else f'{name}='}, {SEES[name]}, for {found.times[name]:.2f} plain "
+        f"steps{_differs(found, name)}"
         for name in ways
     ]
     return [f"Cheaper, by looking at less: {'; '.join(told)}."]
+
+
+def _differs(found: Findings, name: str) -> str:
+    if name not in found.differences:
+        return ""
+    part = f"{found.differences[name]:.2g} of its length"
+    return f" (on one batch UPGrad's step differs from the exact one by {part})"
 
 
 def _unknown(found: Findings) -> str:
