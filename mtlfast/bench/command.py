@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,29 @@ REQUIRES = {"matplotlib": "matplotlib", "tqdm": "tqdm"}
 BAR = "{percentage:3.0f}% |{bar:24}| {elapsed}; {desc}"
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 
+EXAMPLE = """\
+def make_step():
+    model = Net()  # on the device that you choose
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    batches = itertools.cycle(loader)
+
+    def losses():
+        x, depth, labels = next(batches)
+        out = model(x)
+        return {"depth": l1_loss(out.depth, depth), "labels": cross_entropy(out.labels, labels)}
+
+    return optimizer, losses
+"""
+"""What ``mine`` asks for."""
+EPILOG = f"""\
+for example, 'mtlfast bench mine --import mypkg.train:make_step' with, in mypkg/train.py,
+
+{textwrap.indent(EXAMPLE, "  ")}
+The losses are a list, a tuple, a dict of names or a tensor [K]. With 'return model, optimizer,
+losses' the model's buffers are restored too; where losses() returns (losses, features), 'features='
+is measured. See docs/benchmarks.md.
+"""
+
 
 class UsageError(ValueError):
     """An argument that the user must change; the message is one line and names the option."""
@@ -25,6 +49,9 @@ class UsageError(ValueError):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of ``mtlfast bench``."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter  # leaves the example as it is
+    parser.description = textwrap.fill(parser.description or "", 80)
+    parser.epilog = EPILOG
     parser.add_argument(
         "suites",
         nargs="*",
@@ -71,8 +98,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--import",
         dest="make_step",
         metavar="MODULE:FUNCTION",
-        help="or FILE.py:FUNCTION; returns (optimizer, losses), where losses() gives the K losses "
-        "of the next batch; see docs/benchmarks.md",
+        help="or FILE.py:FUNCTION; returns (optimizer, losses), and losses() the K losses of the "
+        "next batch; see below",
     )
     mine.add_argument(
         "--methods", type=_words, metavar="A,...", help="names as in 'mtlfast methods'"

@@ -4,18 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from mtlfast.bench.mine.conflicts import STRONG, Conflicts
-from mtlfast.bench.mine.contestants import APPROXIMATE, EXACT
+from mtlfast.bench.mine.contestants import APPROXIMATE, EVERY, EXACT, REUSED
 
-__all__ = ["Advice", "Findings", "advise", "best_engine"]
+__all__ = ["Advice", "Findings", "Price", "advise", "best_engine"]
 
 IMBALANCE = 10.0  # the factor between lengths from which docs/which-method.md speaks of imbalance
 OFTEN = 0.5  # of the batches, in which a pair's cosine is below STRONG
-NOISE = 1.05  # what an engine must gain to be worth naming instead of "auto"
+NOISE = 1.05  # what an engine must gain at least to be named instead of "auto"
 DEAR = 1.5  # plain steps, from which cheaper ways are named
 MANY = 12  # tasks, from which the losses alone are worth a try
+SEES = {
+    "gramian_params": "which compares the last shared layer alone",
+    "features": "which compares the gradients of the features",
+    REUSED: f"with weights up to {EVERY - 1} steps old",
+}
 PAGE = "docs/which-method.md"
+
+
+class Price(NamedTuple):
+    """A step in plain steps: the median, and what a fifth of the rounds is below and above."""
+
+    p50: float
+    p20: float
+    p80: float
 
 
 @dataclass(frozen=True)
@@ -32,11 +46,11 @@ class Findings:
     """
 
     conflicts: Conflicts
-    times: Mapping[str, float]
+    times: Mapping[str, Price]
     auto: str = ""
     peaks: Mapping[str, float] = field(default_factory=dict)
     differences: Mapping[str, float] = field(default_factory=dict)
-    methods: Mapping[str, float] = field(default_factory=dict)
+    methods: Mapping[str, Price] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,12 +70,17 @@ class Advice:
     code: list[str]
 
 
-def best_engine(times: Mapping[str, float], auto: str) -> str:
-    """The fastest exact engine; "auto" where that is exact and as fast up to noise."""
+def best_engine(times: Mapping[str, Price], auto: str) -> str:
+    """The fastest exact engine; "auto" unless that is beyond the noise faster than it."""
     exact = {name: times[name] for name in EXACT if name in times}
-    if auto in EXACT and times["auto"] <= NOISE * min(exact.values(), default=times["auto"]):
+    if not exact:
         return "auto"
-    return min(exact, key=lambda name: exact[name]) if exact else "auto"
+    fastest = min(exact, key=lambda name: exact[name].p50)
+    if auto not in EXACT or "auto" not in times:
+        return fastest
+    own, other = times["auto"], exact[fastest]
+    is_slower = other.p50 * NOISE < own.p50 and other.p80 < own.p20
+    return fastest if is_slower and auto != fastest else "auto"
 
 
 def advise(found: Findings) -> Advice:
@@ -78,13 +97,19 @@ def advise(found: Findings) -> Advice:
     return Advice(engine, method, lines, code)
 
 
-def _method(found: Findings, price: float | None) -> tuple[str, list[str]]:
+def _method(found: Findings, price: Price | None) -> tuple[str, list[str]]:
     conflicts = found.conflicts
     ratio = conflicts.ratio
     often = [pair for pair in conflicts.pairs if conflicts.share(pair, STRONG) >= OFTEN]
     lengths = f"the lengths of the task gradients differ by a factor of {ratio:.3g}"
-    cost = "" if price is None else f" of {price:.2f} plain steps"
+    cost = "" if price is None else f" of {price.p50:.2f} plain steps"
     lines = []
+    if conflicts.dropped:
+        lines.append(
+            f"Look at plain training first: it was not finite in {conflicts.dropped} of "
+            f"{conflicts.dropped + len(conflicts.losses)} batches. A method does not mend a "
+            f"learning rate; what follows is of the other batches."
+        )
     if conflicts.silent:
         lines.append(
             f"Look at {', '.join(conflicts.silent)} first: no gradient reaches the shared "
@@ -152,23 +177,23 @@ def _scaled_ratio(conflicts: Conflicts) -> float | None:
 
 
 def _prices(found: Findings, *names: str) -> str:
-    known = [f"{name} {found.methods[name]:.2f}" for name in names if name in found.methods]
+    known = [f"{name} {found.methods[name].p50:.2f}" for name in names if name in found.methods]
     return f" Measured, in plain steps: {', '.join(known)}." if known else ""
 
 
 def _engine(found: Findings, engine: str) -> list[str]:
     if engine not in found.times:
         return ["Engine: no exact one runs here; the reasons are in the table."]
-    own = found.times[engine]
+    own = found.times[engine].p50
     if engine == "auto":
         text = (
-            f"Engine: auto, {own:.2f} plain steps. It takes {found.auto}, and no exact engine is "
-            f"more than {NOISE - 1:.0%} faster."
+            f"Engine: auto, {own:.2f} plain steps. It takes {found.auto}; no other exact engine "
+            f"is faster beyond the noise."
         )
     else:
         text = f"Engine: {engine}, {own:.2f} plain steps, the fastest exact one."
         if "auto" in found.times:
-            text += f" auto takes {found.auto}, for {found.times['auto']:.2f}."
+            text += f" auto takes {found.auto}, for {found.times['auto'].p50:.2f}."
     return [text, *_memory(found, engine), *_cheaper(found, own)]
 
 
@@ -182,7 +207,7 @@ def _memory(found: Findings, engine: str) -> list[str]:
     if peaks[leanest] < 0.9 * peaks[engine]:
         text += (
             f"; {leanest}'s is {peaks[leanest] / joint:.2f}, for "
-            f"{found.times[leanest]:.2f} plain steps"
+            f"{found.times[leanest].p50:.2f} plain steps"
         )
     return [f"{text}."]
 
@@ -191,21 +216,23 @@ def _cheaper(found: Findings, own: float) -> list[str]:
     ways = [
         name
         for name in APPROXIMATE
-        if name != "sketched" and found.times.get(name, own) < 0.9 * own
+        if name in found.times and name != "sketched" and found.times[name].p50 < 0.9 * own
     ]
     if own < DEAR or not ways:
         return []
     told = [
-        f"{name if '=' in name else f'{name}='} for {found.times[name]:.2f} plain steps"
-        + (
-            f" (on one batch UPGrad's step differs from the exact one by "
-            f"{found.differences[name]:.2g} of its length)"
-            if name in found.differences
-            else ""
-        )
+        f"{name if '=' in name else f'{name}='}, {SEES[name]}, for {found.times[name].p50:.2f} "
+        f"plain steps{_differs(found, name)}"
         for name in ways
     ]
     return [f"Cheaper, by looking at less: {'; '.join(told)}."]
+
+
+def _differs(found: Findings, name: str) -> str:
+    if name not in found.differences:
+        return ""
+    part = f"{found.differences[name]:.2g} of its length"
+    return f" (on one batch UPGrad's step differs from the exact one by {part})"
 
 
 def _unknown(found: Findings) -> str:

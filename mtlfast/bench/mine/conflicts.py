@@ -181,6 +181,7 @@ def record(
     batches: int,
     seconds: float = math.inf,
     step: Callable[[], None] = lambda: None,
+    engine: str = "auto",
 ) -> Conflicts:
     """Trains plainly, from the state that is, and looks at the task gradients of every batch.
 
@@ -189,8 +190,9 @@ def record(
         batches: N.
         seconds: fewer batches where they take longer, but five.
         step: called after each batch.
+        engine: an exact one.
     """
-    optimizer = mtlfast.MultiTaskOptimizer(subject.optimizer, Watched())
+    optimizer = mtlfast.MultiTaskOptimizer(subject.optimizer, Watched(), engine=engine)
     gramians, losses = [], []
     end = time.monotonic() + seconds
     for done in range(batches):

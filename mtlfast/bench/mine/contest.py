@@ -19,7 +19,8 @@ from mtlfast.bench.mine.contestants import (
     Step,
     last_layer,
 )
-from mtlfast.bench.mine.subject import State, Subject
+from mtlfast.bench.mine.state import State
+from mtlfast.bench.mine.subject import Subject
 from mtlfast.bench.rows import Row, row
 from mtlfast.bench.runner import said
 from mtlfast.bench.setting import Setting

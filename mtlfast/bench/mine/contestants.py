@@ -19,6 +19,7 @@ __all__ = [
     "ALONE",
     "APPROXIMATE",
     "ENGINES",
+    "EVERY",
     "EXACT",
     "METHOD",
     "REUSED",

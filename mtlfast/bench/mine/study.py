@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import sys
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mtlfast.bench.command import BAR, Bar, UsageError
 from mtlfast.bench.environment import environment
-from mtlfast.bench.mine.advice import Advice, Findings, advise, best_engine
+from mtlfast.bench.mine.advice import Advice, Findings, Price, advise, best_engine
 from mtlfast.bench.mine.conflicts import Conflicts, record
 from mtlfast.bench.mine.contest import Contest, differences
 from mtlfast.bench.mine.contestants import METHOD, Step, engines, of_methods
-from mtlfast.bench.mine.subject import State, Subject
+from mtlfast.bench.mine.subject import Subject
 from mtlfast.bench.rows import Report, Row
 from mtlfast.bench.runner import Progress, measure
 from mtlfast.bench.setting import Setting
@@ -81,14 +82,13 @@ def main(options: argparse.Namespace, setting: Setting) -> int:
         if getattr(options, name) is not None:
             raise UsageError(f"--{name}: expected no such option beside mine, found one")
     methods = METHODS if options.methods is None else _methods(options.methods)
-    batches = options.batches or (QUICK_BATCHES if setting.quick else BATCHES)
     subject = Subject.load(options.make_step)
     seconds = options.budget or (QUICK_SECONDS if setting.quick else SECONDS)
     setting = dataclasses.replace(setting, budget=seconds, device=subject.device)
     interval = 0.2 if sys.stderr.isatty() else 10.0
     with tqdm(total=0, bar_format=BAR, mininterval=interval, dynamic_ncols=True) as bar:
         progress = Bar(bar)
-        found = study(subject, setting, methods, batches, progress)
+        found = study(subject, setting, methods, options.batches, progress)
         progress.finish()
     print(found.text())
     if options.out is not None:
@@ -101,7 +101,7 @@ def study(
     subject: Subject,
     setting: Setting,
     methods: Sequence[str],
-    batches: int,
+    batches: int | None,
     progress: Progress,
 ) -> Study:
     """Measures everything; the subject is then what it was.
@@ -110,17 +110,17 @@ def study(
         subject: the user's model, optimizer and losses.
         setting: its budget is shared out to the parts.
         methods: names, for the second contest.
-        batches: of the statistics.
+        batches: of the statistics; default: as many of 50 (10) as fit into their time.
         progress: is told.
 
     Raises:
         UsageError: the user's losses fail, or are never finite.
     """
-    begin = State(subject)
+    begin = subject.state()
     report = Report(environment(), setting.describe(), dict(FIGURES))
     # A first step makes the optimizer's state: all that are measured find it there.
     subject.joint()
-    state = State(subject)
+    state = subject.state()
 
     contest = Contest(subject, state, engines(subject), "mine/time", "mine/ms", "step")
     times = _measured(contest, report, setting, "engines", progress)
@@ -134,14 +134,18 @@ def study(
     step = contest.steps.get("auto")
     last = step.last if isinstance(step, Step) else None
     auto = "" if last is None else last.engine
-    makers = of_methods(subject, tuple(methods), best_engine(times, auto))
+    engine = best_engine(times, auto)
+    if engine not in times:
+        raise UsageError(f"no engine runs on this model: {contest.missing.get(engine, '')}")
+    makers = of_methods(subject, tuple(methods), engine)
     second = Contest(subject, state, makers, "mine/method-time", "mine/method-ms", "method")
     prices = _measured(second, report, setting, "methods", progress)
 
     begin.restore()
+    share = math.inf if batches else _share(setting, "conflicts")
+    batches = batches or (QUICK_BATCHES if setting.quick else BATCHES)
     progress.expect(batches)
-    share = _share(setting, "conflicts")
-    conflicts = record(subject, batches, share, lambda: progress.step("task gradients"))
+    conflicts = record(subject, batches, share, lambda: progress.step("task gradients"), engine)
     begin.restore()
     if not len(conflicts.losses):
         raise UsageError(
@@ -168,8 +172,8 @@ def study(
 
 def _measured(
     contest: Contest, report: Report, setting: Setting, part: str, progress: Progress
-) -> Mapping[str, float]:
-    """Measures, adds the rows, and returns the medians in plain steps."""
+) -> Mapping[str, Price]:
+    """Measures, adds the rows, and returns the times in plain steps."""
     limited = dataclasses.replace(setting, budget=_share(setting, part))
     rows = measure([contest], limited, progress)
     if contest.subject.failed:
@@ -177,14 +181,18 @@ def _measured(
     if "joint" in contest.missing:
         raise UsageError(f"a plain step raised {contest.missing['joint']}")
     report.add(*rows)
-    return _by_contestant(row for row in rows if row.figure == contest.figure)
+    return {
+        str(row.labels["contestant"]): Price(row.p50, row.p20 or 0.0, row.p80 or 0.0)
+        for row in rows
+        if row.figure == contest.figure and row.p50 is not None
+    }
 
 
 def _share(setting: Setting, part: str) -> float:
     return PARTS[part] * (SECONDS if setting.budget is None else setting.budget)
 
 
-def _by_contestant(rows: Iterable[Row]) -> dict[str, float]:
+def _by_contestant(rows: Sequence[Row]) -> dict[str, float]:
     return {str(row.labels["contestant"]): row.p50 for row in rows if row.p50 is not None}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 import random
 import sys
@@ -17,10 +16,12 @@ from torch import Tensor, nn
 
 import mtlfast
 from mtlfast.bench.command import UsageError
+from mtlfast.bench.mine.state import State
 from mtlfast.bench.runner import said
+from mtlfast.jacobian.compat import explained
 from mtlfast.losses import Losses, TaskLosses
 
-__all__ = ["Batch", "State", "Subject"]
+__all__ = ["Batch", "Subject"]
 
 WANTED = "(optimizer, losses) or (model, optimizer, losses)"
 OURS = str(Path(mtlfast.__file__).parent)
@@ -56,7 +57,7 @@ class Subject:
         self.params = [
             p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad
         ]
-        state = State(self)
+        state = self.state()
         self._check()
         state.restore()
 
@@ -109,6 +110,10 @@ class Subject:
             values = losses.values() if isinstance(losses, Mapping) else losses
             torch.autograd.backward(list(values))
         self.optimizer.step()
+
+    def state(self) -> State:
+        """What there is now, to go back to."""
+        return State(self.optimizer, self.model, self.device)
 
     def clear(self) -> None:
         """Leaves no gradient behind."""
@@ -166,16 +171,19 @@ class Subject:
     def _reached_twice(self, tasks: TaskLosses) -> list[Tensor]:
         count = [0] * len(self.params)
         for name, loss in zip(tasks.names, tasks.losses, strict=True):
+            self.clear()
             try:
-                grads = torch.autograd.grad(loss, self.params, retain_graph=True, allow_unused=True)
+                with explained():
+                    torch.autograd.backward(loss, retain_graph=True)
             except RuntimeError as error:
-                raise UsageError(f"the backward of loss {name!r} raised {said(error)}") from None
-            if all(grad is None for grad in grads):
+                raise UsageError(f"the backward of {name!r} raised {said(error, 300)}") from None
+            if all(p.grad is None for p in self.params):
                 raise UsageError(
                     f"losses: expected each to reach a parameter of the optimizer, "
                     f"found that {name!r} reaches none"
                 )
-            count = [n + (grad is not None) for n, grad in zip(count, grads, strict=True)]
+            count = [n + (p.grad is not None) for n, p in zip(count, self.params, strict=True)]
+        self.clear()
         shared = [p for p, n in zip(self.params, count, strict=True) if n > 1]
         if not shared:
             raise UsageError(
@@ -183,33 +191,6 @@ class Subject:
                 "to balance"
             )
         return shared
-
-
-class State:
-    """Parameters, buffers, the optimizer's state and random numbers, to go back to."""
-
-    def __init__(self, subject: Subject) -> None:
-        self.optimizer = subject.optimizer
-        found: list[Tensor] = [p for g in self.optimizer.param_groups for p in g["params"]]
-        if subject.model is not None:
-            found += [*subject.model.parameters(), *subject.model.buffers()]
-        self.tensors = [(t, t.detach().clone()) for t in {id(t): t for t in found}.values()]
-        self.inner = copy.deepcopy(self.optimizer.state_dict())
-        self.random = (torch.get_rng_state(), random.getstate(), np.random.get_state())  # noqa: NPY002
-        self.cuda = torch.cuda.get_rng_state_all() if subject.device.type == "cuda" else []
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Goes back; gradients are cleared."""
-        for tensor, value in self.tensors:
-            tensor.copy_(value)
-        self.optimizer.load_state_dict(copy.deepcopy(self.inner))
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.set_rng_state(self.random[0])
-        random.setstate(self.random[1])
-        np.random.set_state(self.random[2])  # noqa: NPY002
-        if self.cuda:
-            torch.cuda.set_rng_state_all(self.cuda)
 
 
 def _imported(spec: str) -> Callable[[], object]:
