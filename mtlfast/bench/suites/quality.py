@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import os
 import signal
 import statistics
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -192,6 +194,15 @@ def _begin() -> None:
     """Of a worker: one thread, and Ctrl-C is for its parent to answer."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed ends nobody."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def run_one(one: Run) -> Outcome:
