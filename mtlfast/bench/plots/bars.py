@@ -69,7 +69,9 @@ def _bar(axes: Axes, r: Row, place: int, index: int, count: int) -> None:
 def _breakdown(rows: Sequence[Row], report: Report) -> Figure:
     """The parts of training steps after each other: a panel for each model, a bar for each step."""
     del report
-    parts = [str(part) for part in _distinct(rows, "part")]
+    # A joint step has few of the parts: the order is that of a balanced one.
+    balanced = [r for r in rows if r.labels.get("contestant") != "joint"]
+    parts = [str(part) for part in _distinct([*balanced, *rows], "part")]
     models = _distinct(rows, "model")
     steps = {model: _steps([r for r in rows if r.labels["model"] == model]) for model in models}
     bars = [len(found) for found in steps.values()]
