@@ -38,7 +38,7 @@ def test_python_dash_m_and_light_import() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "mtlfast: error: COMMAND: expected one of demo, doctor, methods, found none"),
+        ([], "mtlfast: error: COMMAND: expected one of demo, bench, doctor, methods, found none"),
         (["dmeo"], "mtlfast: error: COMMAND: invalid choice: 'dmeo'"),
         (["doctor", "--yaml"], "mtlfast: error: unrecognized arguments: --yaml"),
     ],
