@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend_handler import HandlerTuple
 from matplotlib.patches import Patch
 
 from mtlfast.bench.digits import three
@@ -17,7 +19,11 @@ from mtlfast.bench.rows import Label, Report, Row
 
 __all__ = ["BREAKDOWN", "ENGINES", "MEMORY"]
 
-SHADES = ("#9ecae1", "#4292c6", "#084594", "#c7a252", "#8c6d31")
+SHADES = {
+    "mtlfast": ("#9ecae1", "#4292c6", "#084594", "#041f4a"),
+    "peers": ("#fdc38d", "#f07818", "#a63603", "#5c1d01"),
+    "backwards alone": ("#d0d0d0", "#999999", "#5c5c5c", "#222222"),
+}
 """Light to dark for growing K."""
 
 PARTS = (COLOURS[5], COLOURS[2], COLOURS[6], COLOURS[3], COLOURS[1], COLOURS[4], "#999999")
@@ -47,8 +53,15 @@ def _over_joint(what: str, rows: Sequence[Row], report: Report) -> Figure:
         axes.set_xlim(left=0.0)
     panels[0].set_yticks(range(len(names)), names, fontsize=9)
     panels[0].set_ylim(len(names) - 0.4, -0.6)
-    handles = [Patch(color=SHADES[i % len(SHADES)], label=f"K = {k}") for i, k in enumerate(tasks)]
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(tasks), frameon=False)
+    kinds = list(dict.fromkeys(_kind(r) for r in rows))
+    handles: list[Any] = [
+        tuple(Patch(color=_shade(kind, i)) for kind in kinds) for i in range(len(tasks))
+    ]
+    handles += [Patch(color=_shade(kind, 1)) for kind in kinds]
+    figure.legend(
+        handles, [*(f"K = {k}" for k in tasks), *kinds], loc="outside upper center",
+        ncols=len(handles), frameon=False, handler_map={tuple: HandlerTuple(None, pad=0.0)},
+    )  # fmt: skip
     return figure
 
 
@@ -57,13 +70,24 @@ def _bar(axes: Axes, r: Row, place: int, index: int, count: int) -> None:
     (value,), (low,), (high,) = style.spread([r])
     thick = 0.84 / count
     y = place + (index - (count - 1) / 2) * thick
-    axes.barh(y, value, 0.92 * thick, color=SHADES[index % len(SHADES)])
+    axes.barh(y, value, 0.92 * thick, color=_shade(_kind(r), index))
     if high > low:
         axes.plot([low, high], [y, y], color="#444444", linewidth=0.8)
     axes.annotate(
         f"{value:.2f}", (high, y), xytext=(3, 0), textcoords="offset points",
         va="center", fontsize=6.5, color="#444444",
     )  # fmt: skip
+
+
+def _kind(r: Row) -> str:
+    """Whose step it is: a peer's has a mode."""
+    if r.labels["contestant"] == "mtlfast":
+        return "mtlfast"
+    return "peers" if "mode" in r.labels else "backwards alone"
+
+
+def _shade(kind: str, index: int) -> str:
+    return SHADES[kind][min(index, len(SHADES[kind]) - 1)]
 
 
 def _breakdown(rows: Sequence[Row], report: Report) -> Figure:
@@ -74,18 +98,18 @@ def _breakdown(rows: Sequence[Row], report: Report) -> Figure:
     parts = [str(part) for part in _distinct([*balanced, *rows], "part")]
     models = _distinct(rows, "model")
     steps = {model: _steps([r for r in rows if r.labels["model"] == model]) for model in models}
-    bars = [len(found) for found in steps.values()]
+    bars = [len(taken) for taken in steps.values()]
     figure = style.blank(9.0, 1.7 + 0.27 * sum(bars) + 0.75 * len(bars))
     with mpl.rc_context(style.STYLE):
         panels = figure.subplots(
             len(models), 1, squeeze=False, height_ratios=[count + 0.4 for count in bars]
         )[:, 0]
-    for axes, (model, found) in zip(panels, steps.items(), strict=True):
-        longest = max(sum(times.values()) for times in found.values())
-        for place, times in enumerate(found.values()):
+    for axes, (model, taken) in zip(panels, steps.items(), strict=True):
+        longest = max(sum(times.values()) for times in taken.values())
+        for place, times in enumerate(taken.values()):
             _stack(axes, place, times, parts, longest)
-        axes.set_yticks(range(len(found)), list(found), fontsize=9)
-        axes.set_ylim(len(found) - 0.4, -0.6)
+        axes.set_yticks(range(len(taken)), list(taken), fontsize=9)
+        axes.set_ylim(len(taken) - 0.4, -0.6)
         axes.set_xlim(0.0, 1.1 * longest)
         axes.grid(visible=False, axis="y")
         axes.set_title(str(model), fontsize=10, loc="left", fontweight="bold")

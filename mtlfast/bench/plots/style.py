@@ -87,7 +87,7 @@ def footer(report: Report) -> str:
     threads = report.setting.get("threads") or found.get("threads")
     words = [
         found.get("gpu") if report.setting.get("device") == "cuda" else found.get("cpu"),
-        f"{threads} threads" if threads else None,
+        f"{threads} thread{'s' * (threads != 1)}" if threads else None,
         found.get("isa"),
         f"torch {found['torch']}" if found.get("torch") else None,
         f"commit {found['commit'][:10]}{', modified' * bool(found.get('modified'))}"
@@ -138,12 +138,15 @@ def log_axis(axes: Axes, axis: Axis, *, base: float = 10.0) -> None:
     Args:
         axes: The panel.
         axis: One of its two.
-        base: 2 for ticks at powers of two, else at 1, 2 and 5 of each decade, or at decades alone.
+        base: 2 for ticks at powers of two; 10 for as many in a decade as there is room for.
     """
     (axes.set_yscale if axis is axes.yaxis else axes.set_xscale)("log", base=base)
     low, high = axes.get_ylim() if axis is axes.yaxis else axes.get_xlim()
-    wide = np.log10(high / low) > 2.5
-    subs = (1.0,) if wide or base != 10 else (1.0, 2.0, 5.0)
+    decades = np.log10(high / low)
+    wide = decades > 2.5
+    subs: tuple[float, ...] = (1.0,) if wide or base != 10 else (1.0, 2.0, 5.0)
+    if base == 10 and decades < 0.7:
+        subs = (1.0, 1.2, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)
     axis.set_major_locator(LogLocator(base=base, subs=subs))
     axis.set_major_formatter(FuncFormatter(_tick))
     axis.set_minor_locator(LogLocator(subs=(2.0, 5.0)) if wide else NullLocator())
