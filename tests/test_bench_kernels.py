@@ -6,6 +6,7 @@ import gc
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 
 import mtlfast
 from mtlfast import ops, reference
-from mtlfast.bench import methods, workloads
+from mtlfast.bench import methods, runner, workloads
 from mtlfast.bench.case import Case
 from mtlfast.bench.peers import Into, Modes, Peer, given, plain, torchjd
 from mtlfast.bench.rows import Row
@@ -72,7 +73,8 @@ def rows_of(cases: list[Case], setting: Setting) -> list[Row]:
 @pytest.fixture(autouse=True)
 def no_collection(monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes most of the time of a tiny case."""
-    monkeypatch.setattr(gc, "collect", lambda: 0)
+    kept = SimpleNamespace(collect=lambda: 0, disable=gc.disable, enable=gc.enable)
+    monkeypatch.setattr(runner, "gc", kept)
 
 
 @pytest.fixture
