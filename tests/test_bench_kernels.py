@@ -283,6 +283,16 @@ def test_who_computes_the_same_is_timed(monkeypatch: pytest.MonkeyPatch) -> None
     assert None not in times
 
 
+def test_a_comparison_is_their_time_over_ours_round_by_round() -> None:
+    case = Contest(setting_of(), 4, P, "pcgrad")
+    case.contestants = {"fake, mode": contest.Contestant("fake", "mode", 1e-7)}
+    samples = {"mtlfast": np.array([1.0, 2.0, 4.0]), "fake, mode": np.array([12.0, 2.0, 8.0])}
+    ratio, ours, theirs = case.rows(samples)
+    assert (ratio.p50, ratio.unit) == (2.0, "x")
+    assert ratio.detail == "8e+03 ms against 2e+03; results differ by 1.0e-07"
+    assert (ours.p50, theirs.p50, theirs.unit) == (2e3, 8e3, "ms")
+
+
 @pytest.mark.parametrize(
     "peer", [Fake(scale=1.01), Fake(meets=False)], ids=["another length", "another order"]
 )
