@@ -68,9 +68,13 @@ class Contest(Sized):
     Args:
         figures: Of the ratios, and of the times.
         targets: Least ratios, by the name of the peer; of every mode, hence of its best.
+        takes: Which peers take part; default: all.
+
+    Attributes:
+        tells_ours: Whether our own time is among the rows.
     """
 
-    rounds = 16
+    rounds = 12
     warmup = 1
     passes = 2
 
@@ -82,20 +86,23 @@ class Contest(Sized):
         method: str,
         figures: tuple[str, str] = ("kernels/peers", "kernels/peers-time"),
         targets: Mapping[str, float] | None = None,
+        takes: Callable[[str], bool] = lambda _: True,
     ) -> None:
         super().__init__(setting, num_tasks, total, method, method=method)
         self.figure, self.figure_of_times = figures
         self.method = method
         self.targets = targets or {}
+        self.takes = takes
+        self.tells_ours = True
         self.contestants: dict[str, Contestant] = {}
-        self.calls = max(1, min(10, workloads.LARGE // 10 // total))
+        self.calls = max(1, min(3, workloads.LARGE // 10 // total))
 
     def prepare(self, setting: Setting) -> Mapping[str, Variant]:
         """Ours, and the contestants that agree with it."""
         into = Into(self.gradients())
         ours = balance(methods.make(self.method), into)
         found = {OURS: self._turn(into.clear, ours)}
-        for peer in wanted(setting):
+        for peer in filter(lambda peer: self.takes(peer.name), wanted(setting)):
             try:
                 modes = peer.balances(self.method, into)
             except Exception as error:
@@ -121,9 +128,9 @@ class Contest(Sized):
     def rows(self, samples: Samples) -> list[Row]:
         """For every contestant its time over ours, then everyone's milliseconds."""
         ratios, times = [], []
-        times.append(
-            self.duration(OURS, samples, self.figure_of_times, OURS, labels=self._labels(OURS, ""))
-        )
+        if self.tells_ours:
+            labels = self._labels(OURS, "")
+            times.append(self.duration(OURS, samples, self.figure_of_times, OURS, labels=labels))
         for name, entry in self.contestants.items():
             labels = self._labels(entry.peer, entry.mode)
 

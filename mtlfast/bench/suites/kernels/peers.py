@@ -16,36 +16,46 @@ FIGURES = {
     "kernels/peers-time": "everyone's time of it",
 }
 METHODS = {
-    "pcgrad": (4, 8),
-    "cagrad": (4, 8),
-    "nash_mtl": (8,),
-    "upgrad": (8,),
-    "config": (8,),
+    "pcgrad": ((4, 8), workloads.LARGE),
+    "cagrad": ((4, 8), workloads.LARGE),
+    "nash_mtl": ((8,), workloads.LARGE),
+    "upgrad": ((8,), workloads.LARGE),
+    "config": ((8,), workloads.LARGE // 10),  # its peers decompose the matrix: seconds at 1e7
 }
-"""And numbers of tasks; the first two also where overhead decides."""
+"""Numbers of tasks, and of parameters."""
 
-QUICK = SMALL = ("pcgrad", "cagrad")
+MAIN = ("pcgrad", "cagrad")  # in quick runs, and where overhead decides, too
 TARGETS = {4: 2.0, 8: 3.0}  # of TorchJD's best mode, by K
+FAST = ("TorchJD", "torch")  # of large gradients; the others take up to a hundred times longer
 
 
 def cases(setting: Setting) -> Sequence[Case]:
     """The large ones first."""
     found: list[Case] = []
-    for method, usual in METHODS.items():
-        if setting.quick and method not in QUICK:
-            continue
-        for num_tasks in setting.choose_tasks(*usual):
-            for total in setting.choose_params(workloads.LARGE):
-                contest = Contest(setting, num_tasks, total, method)
-                if contest.measured_before and method in QUICK and num_tasks in TARGETS:
-                    contest.targets = {"TorchJD": TARGETS[num_tasks]}
-                if method == "config":
-                    contest.rounds = 4  # the others take seconds
-                found.append(contest)
+    for method, (usual, elements) in METHODS.items():
+        if method in MAIN or not setting.quick:
+            for num_tasks in setting.choose_tasks(*usual):
+                for total in setting.choose_params(elements):
+                    found += _large(setting, num_tasks, total, method)
     if setting.params is None:
-        for method in SMALL:
+        for method in MAIN:
             for num_tasks in setting.choose_tasks(4):
-                contest = Contest(setting, num_tasks, workloads.SMALL, method)
-                contest.rounds = 60
-                found.append(contest)
+                small = Contest(setting, num_tasks, workloads.SMALL, method)
+                small.rounds = 40
+                found.append(small)
     return found
+
+
+def _large(setting: Setting, num_tasks: int, total: int, method: str) -> list[Contest]:
+    """The fast peers in many rounds, the slow ones in few; those not at all in a quick run."""
+    fast = Contest(setting, num_tasks, total, method, takes=FAST.__contains__)
+    if fast.measured_before and method in MAIN and num_tasks in TARGETS:
+        fast.targets = {"TorchJD": TARGETS[num_tasks]}
+    if method not in MAIN:
+        fast.rounds, fast.passes = 8, 1
+    if setting.quick:
+        return [fast]
+    slow = Contest(setting, num_tasks, total, method, takes=lambda name: name not in FAST)
+    slow.rounds, slow.passes, slow.warmup = 3, 1, 0  # the check of the results warmed them up
+    slow.tells_ours = False
+    return [fast, slow]
