@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 import torch
 
 from mtlfast import jobs
-from mtlfast.bench import contour
+from mtlfast.bench.paths import path_labels, thinned
 from mtlfast.bench.rows import Label, Row, row
 from mtlfast.bench.runner import Progress, said
 from mtlfast.bench.setting import Setting
@@ -214,7 +214,7 @@ def run_one(one: Run) -> Outcome:
     last = history.metrics[-1]
     metrics = {metric.key: last[metric.key] for metric in job.metrics}
     path = [(m["x1"], m["x2"]) for m in history.metrics] if "x1" in last else []
-    return Outcome(metrics, history.losses, contour.thinned(path))
+    return Outcome(metrics, history.losses, thinned(path))
 
 
 def rows(todo: Sequence[Plan], found: dict[Run, Outcome | str]) -> list[Row]:
@@ -251,7 +251,7 @@ def _of_method(job: Job, runs: Sequence[Run], results: Sequence[Outcome | str]) 
             figure = FIGURE_OF[job.name, metric.key]
             values = [result.metrics[metric.key] for _, result in done]
             ways = {seed: result.path for seed, result in done if result.path}
-            paths = contour.path_labels(ways)
+            paths = path_labels(ways)
             lines.append(_line(figure, name, values, words, {**labels, **paths}))
     for task in job.tasks:
         values = [result.losses[task] for _, result in done]
