@@ -31,7 +31,18 @@ from mtlfast.demo.train import train
 from mtlfast.jobs import Job, two_objectives
 from mtlfast.weighting import REGISTRY
 
-__all__ = ["FIGURES", "Outcome", "Plan", "Run", "plans", "run", "run_one"]
+__all__ = [
+    "FIGURES",
+    "Outcome",
+    "Plan",
+    "Run",
+    "outcomes",
+    "plans",
+    "rows",
+    "run",
+    "run_one",
+    "work",
+]
 
 FIGURES = {
     "quality/multidigits": "worst-task accuracy on test data, over seeds; higher is better",
@@ -143,10 +154,10 @@ def _plan(name: str, steps: int, seeds: int, others: int = 0) -> Plan:
 def run(setting: Setting, progress: Progress) -> list[Row]:
     """Trains everything, seed by seed, and returns the rows."""
     todo = plans(setting)
-    return rows(todo, outcomes(_runs(todo), setting, progress))
+    return rows(todo, outcomes(work(todo), setting, progress))
 
 
-def _runs(todo: Sequence[Plan]) -> list[Run]:
+def work(todo: Sequence[Plan]) -> list[Run]:
     """Seed by seed, so that a budget that ends too early leaves some of everything."""
     return [
         Run(plan.job, method, seed, plan.steps)
