@@ -73,22 +73,22 @@ def test_some_mixture_of_the_gradients_is_zero_on_the_pareto_set() -> None:
     w = torch.linspace(0, 1, 21, dtype=torch.float64)[:, None]
     mixed = w * first + (1 - w) * second
     torch.testing.assert_close(mixed, torch.zeros_like(mixed), rtol=0, atol=1e-12)
-    # at the ends it is where CAGrad's code draws it
-    assert points[0].tolist() == pytest.approx([-7.0, -8.4329], abs=2e-4)
+    # in the middle it is where CAGrad's code draws it
     assert points[10].tolist() == pytest.approx([0.0, -8.3552], abs=2e-4)
+    assert points[0].tolist() == pytest.approx([-7.0, -8.4345], abs=2e-4)
 
 
 def test_metrics() -> None:
     job = TwoObjectives()
     trial = job.start(0)
     for offset in (0.0, 0.5):
-        trial.x.data = torch.tensor([0.0, -8.35522 + offset])
+        trial.x.data = torch.tensor([0.0, -8.35511 + offset])
         found = trial.evaluate()
-        assert found["distance"] == pytest.approx(offset, abs=1e-4)
+        assert found["distance"] == pytest.approx(offset, abs=1e-5)
         assert found["first"] == pytest.approx(0.1 * found["second"])
         assert [found["x1"], found["x2"]] == trial.x.tolist()
-    trial.x.data = torch.tensor([10.0, -8.4329])  # beyond the end
-    assert trial.evaluate()["distance"] == pytest.approx(3.0, abs=1e-3)
+    trial.x.data = torch.tensor([10.0, -8.43446])  # beyond the end
+    assert trial.evaluate()["distance"] == pytest.approx(3.0, abs=1e-5)
     trial.x.data = torch.tensor([1e30, 1e30])
     assert trial.evaluate()["distance"] > 1e30
 
@@ -114,7 +114,8 @@ def test_setting_is_the_published_one(
         losses = trial.losses(None)
         point = torch.tensor(starts[seed % count])
         expected: Tensor = objectives(point) * torch.tensor([factor, 1.0])
-        assert [float(loss) for loss in losses.values()] == pytest.approx(expected.tolist(), 1e-5)
+        found = [float(loss.detach()) for loss in losses.values()]
+        assert found == pytest.approx(expected.tolist(), rel=1e-5)
         (group,) = trial.optimizer.param_groups
         assert isinstance(trial.optimizer, torch.optim.Adam)
         assert (group["lr"], group["betas"]) == (1e-3, (0.9, 0.999))
