@@ -177,7 +177,10 @@ def test_diverged_run_is_reported(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["digits"], "JOB: expected one of burgers, line, multidigits, found 'digits'"),
+        (
+            ["digits"],
+            "expected one of burgers, line, multidigits, two_objectives, two_objectives_cagrad, ",
+        ),
         (["--seeds", "0"], "--seeds: expected a whole number of at least 1, found '0'"),
         (["--seeds", "two"], "--seeds: expected a whole number of at least 1, found 'two'"),
         (["--steps", "-5"], "--steps: expected a whole number of at least 1, found '-5'"),

@@ -37,7 +37,7 @@ def run(job: type[Job], out: Path, *words: str) -> dict[str, Any]:
     return summary
 
 
-@pytest.mark.parametrize("job", ["burgers", "multidigits"])
+@pytest.mark.parametrize("job", ["burgers", "multidigits", "two_objectives"])
 def test_all_methods(job: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     summary = run(jobs.REGISTRY[job], tmp_path, "--methods", "all", "--steps", "3")
     out, err = capsys.readouterr()
@@ -167,7 +167,7 @@ def test_a_method_that_diverges(
     assert "\n| Diverges | diverged |" in (tmp_path / "line.md").read_text("utf-8")
 
 
-@pytest.mark.parametrize("job", ["burgers", "multidigits"])
+@pytest.mark.parametrize("job", ["burgers", "multidigits", "two_objectives"])
 def test_a_network_of_nan_has_no_metrics(job: str) -> None:
     trial = jobs.get(job).start(0)
     for group in trial.optimizer.param_groups:

@@ -219,8 +219,8 @@ def pareto_set(count: int) -> NDArray[np.float64]:
     which leaves ``tanh(y / 2) (19.6 w (1 - w) + (y - 8)^2 / 100 - 20)`` to be minimised over
     ``y = -x2``. Its derivative has one zero above 8, found by bisection. With other factors of the
     objectives other w belong to the points, but the points are the same. CAGrad's code draws
-    the set as the line ``x2 = -8.3552``, which is right at its ends; between them it bends up a
-    little.
+    the set as the line ``x2 = -8.3552``, which is right in the middle; towards its ends it bends
+    down to -8.4345.
 
     Args:
         count: At least 2.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from mtlfast.bench.plots import bars, lines, peers, style
+from mtlfast.bench.plots import bars, contour, lines, peers, style
 from mtlfast.bench.plots.style import Plot, digest, digest_of
 from mtlfast.bench.rows import Report
 
@@ -47,7 +47,8 @@ def digests(report: Report) -> dict[str, str]:
 
 
 BARS = (bars.ENGINES, bars.MEMORY, bars.BREAKDOWN)
+PATHS = (contour.KNOWN, contour.ALL, contour.CAGRAD)
 
 
 def _plots(report: Report) -> list[Plot]:
-    return [lines.FLOOR, lines.GROWTH, lines.TENSORS, *peers.plots(report), *BARS]
+    return [lines.FLOOR, lines.GROWTH, lines.TENSORS, *peers.plots(report), *BARS, *PATHS]

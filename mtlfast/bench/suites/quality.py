@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 import torch
 
 from mtlfast import jobs
-from mtlfast.bench import contour
+from mtlfast.bench.paths import path_labels, thinned
 from mtlfast.bench.rows import Label, Row, row
 from mtlfast.bench.runner import Progress, said
 from mtlfast.bench.setting import Setting
@@ -31,7 +31,18 @@ from mtlfast.demo.train import train
 from mtlfast.jobs import Job, two_objectives
 from mtlfast.weighting import REGISTRY
 
-__all__ = ["FIGURES", "Outcome", "Plan", "Run", "plans", "run", "run_one"]
+__all__ = [
+    "FIGURES",
+    "Outcome",
+    "Plan",
+    "Run",
+    "outcomes",
+    "plans",
+    "rows",
+    "run",
+    "run_one",
+    "work",
+]
 
 FIGURES = {
     "quality/multidigits": "worst-task accuracy on test data, over seeds; higher is better",
@@ -143,10 +154,10 @@ def _plan(name: str, steps: int, seeds: int, others: int = 0) -> Plan:
 def run(setting: Setting, progress: Progress) -> list[Row]:
     """Trains everything, seed by seed, and returns the rows."""
     todo = plans(setting)
-    return rows(todo, outcomes(_runs(todo), setting, progress))
+    return rows(todo, outcomes(work(todo), setting, progress))
 
 
-def _runs(todo: Sequence[Plan]) -> list[Run]:
+def work(todo: Sequence[Plan]) -> list[Run]:
     """Seed by seed, so that a budget that ends too early leaves some of everything."""
     return [
         Run(plan.job, method, seed, plan.steps)
@@ -214,7 +225,7 @@ def run_one(one: Run) -> Outcome:
     last = history.metrics[-1]
     metrics = {metric.key: last[metric.key] for metric in job.metrics}
     path = [(m["x1"], m["x2"]) for m in history.metrics] if "x1" in last else []
-    return Outcome(metrics, history.losses, contour.thinned(path))
+    return Outcome(metrics, history.losses, thinned(path))
 
 
 def rows(todo: Sequence[Plan], found: dict[Run, Outcome | str]) -> list[Row]:
@@ -251,7 +262,7 @@ def _of_method(job: Job, runs: Sequence[Run], results: Sequence[Outcome | str]) 
             figure = FIGURE_OF[job.name, metric.key]
             values = [result.metrics[metric.key] for _, result in done]
             ways = {seed: result.path for seed, result in done if result.path}
-            paths = contour.path_labels(ways)
+            paths = path_labels(ways)
             lines.append(_line(figure, name, values, words, {**labels, **paths}))
     for task in job.tasks:
         values = [result.losses[task] for _, result in done]
