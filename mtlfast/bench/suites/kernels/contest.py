@@ -22,7 +22,7 @@ from mtlfast.bench.suites.kernels.balance import Sized
 __all__ = ["OURS", "Contest", "Contestant", "balance"]
 
 OURS = "mtlfast"
-SAME = 1e-3  # gradients whose relative difference is no larger are of the same computation
+SAME = 1e-2  # relative; a product of float32 matrices alone is off by up to 8e-3 at P = 2.5e7
 ROUNDINGS = 8  # of a type as coarse as that
 
 Call = Callable[[], object]
