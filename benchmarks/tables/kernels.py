@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from benchmarks.marks import Results
 from benchmarks.tables.base import Rows, Table
 
-__all__ = ["COLUMNS", "FLOOR", "FUSED", "PEERS", "README", "SKETCHES", "solvers"]
+__all__ = [
+    "COLUMNS",
+    "CONTESTS",
+    "FLOOR",
+    "FUSED",
+    "GROWTH",
+    "PEERS",
+    "README",
+    "SKETCHES",
+    "TENSORS",
+    "errors",
+    "solvers",
+]
 
 LARGE = "P = 1e+07"
 
@@ -56,6 +70,41 @@ README = Table(
     },
 )
 """The short one of README.md."""
+
+
+def _cases(figure: str, ending: str = "") -> Callable[[Results], Rows]:
+    """A row for every case of a figure, without the ending that they have in common."""
+
+    def rows(results: Results) -> Rows:
+        found = [r for r in results.report("cpu").of(figure) if r.case.endswith(ending)]
+        return {r.case.removesuffix(ending): {"case": r.case.removesuffix(ending)} for r in found}
+
+    return rows
+
+
+GROWN, FLOOR_OF_IT = (f'"kernels/growth/<case>, {name}"' for name in ("mtlfast", "floor"))
+GROWTH = Table(
+    rows=_cases("kernels/growth", ", mtlfast"),
+    columns={
+        "ms": f"{{cpu {GROWN}}}",
+        "floor, ms": f"{{cpu {FLOOR_OF_IT}}}",
+        "over the floor": f"{{cpu {GROWN} / {FLOOR_OF_IT} .2f}}",
+    },
+)
+"""Time against the number of parameters."""
+
+TENSORS = Table(rows=_cases("kernels/tensors"), columns={"ms": '{cpu "kernels/tensors/<case>"}'})
+"""Time against the number of tensors."""
+
+CONTESTS = Table(
+    rows=_cases("kernels/peers"),
+    columns={
+        "its time over ours": '{cpu "kernels/peers/<case>"}',
+        "p20 to p80": '{cpu spread "kernels/peers/<case>"}',
+        "its ms": '{cpu "kernels/peers-time/<case>"}',
+    },
+)
+"""Everyone who balances given gradients."""
 
 COLUMN_RATIO = f'cpu "kernels/columns/K = 4, {LARGE}<threads>, <method>" .2f'
 COLUMN_TIME = f'cpu "kernels/columns-time/K = 4, {LARGE}<threads>, <method>" .1f'
@@ -116,6 +165,32 @@ def solvers(results: Results) -> list[str]:
                 '{? cpu "solvers/peer calls/<method>, K = 8, TorchJD" .0f} '
                 '({? cpu "solvers/peers/<method>, K = 8, TorchJD" .0f} x)'
             ),
+        },
+    )
+    return table(results)
+
+
+def errors(results: Results) -> list[str]:
+    """How far everyone's direction is from the true one, K = 8."""
+    kinds = {
+        "lengths alike": "random",
+        "all gradients x 1e-6": "random, G x 1e-12",
+        "x 1e6": "random, G x 1e12",
+        "lengths over four decades": "uneven",
+    }
+    rows = results.report("cpu").of("solvers/error", K=8, kind="random")
+    table = Table(
+        rows={
+            f"{r.labels['method']}, {r.labels['contestant']}": {
+                "method": r.labels["method"],
+                "name": r.labels["contestant"],
+            }
+            for r in rows
+        },
+        corner="method, whose",
+        columns={
+            words: f'{{cpu "solvers/error/<method>, K = 8, {kind}, <name>" .0e}}'
+            for words, kind in kinds.items()
         },
     )
     return table(results)
