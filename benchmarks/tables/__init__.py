@@ -27,6 +27,7 @@ TABLES: Tables = {
     "multidigits": quality.MULTIDIGITS,
     "burgers": quality.BURGERS,
     "two_objectives": quality.TWO_OBJECTIVES,
+    "two_objectives_cagrad": quality.TWO_OBJECTIVES_CAGRAD,
     "wins": lists.wins,
     "missed": lists.missed,
 }

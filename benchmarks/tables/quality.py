@@ -10,8 +10,9 @@ from benchmarks.tables.base import fill, markdown
 from mtlfast import jobs
 from mtlfast.bench.rows import Row
 
-__all__ = ["BURGERS", "MULTIDIGITS", "TWO_OBJECTIVES"]
+__all__ = ["BURGERS", "MULTIDIGITS", "TWO_OBJECTIVES", "TWO_OBJECTIVES_CAGRAD"]
 
+TASKS = jobs.TwoObjectives.tasks
 SPREAD = '{quality "<key>" @mean .3f} ± {quality "<key>" @std .3f}'
 
 
@@ -54,6 +55,20 @@ def _expected(r: Row, expected: Mapping[str, tuple[float, float | None]]) -> str
     return f"{mean:.3f}" if deviation is None else f"{mean:.3f} ± {deviation:.3f}"
 
 
+def _starts(job: str, results: Results) -> list[str]:
+    """How many starts each method arrived from, and its losses; the best one first."""
+    figure = f"quality/{job}"
+    rows = [r for r in results.rows("quality", f"{figure}/*") if r.p50 is not None]
+    reached = {r.case: r.p50 or 0.0 for r in results.rows("quality", f"{figure}_reached/*")}
+    rows.sort(key=lambda r: (-reached[r.case], float(r.labels["mean"])))
+    lines = [["method", "starts", "distance to the Pareto set", "first loss", "second loss"]]
+    for r in rows:
+        keys = (f"{figure}/{r.case}", *(f"{figure}_losses/{r.case}, {k}" for k in TASKS))
+        arrived = f"{reached[r.case]:.0f} of {r.runs}"
+        lines.append([r.case, arrived, *(_cell(key, results) for key in keys)])
+    return markdown(lines)
+
+
 MULTIDIGITS = partial(
     _table,
     "multidigits",
@@ -64,6 +79,5 @@ MULTIDIGITS = partial(
     1,
 )
 BURGERS = partial(_table, "burgers", {"relative L2 error": "quality/burgers"}, -1)
-TWO_OBJECTIVES = partial(
-    _table, "two_objectives", {"distance to the Pareto set": "quality/two_objectives"}, -1
-)
+TWO_OBJECTIVES = partial(_starts, "two_objectives")
+TWO_OBJECTIVES_CAGRAD = partial(_starts, "two_objectives_cagrad")
