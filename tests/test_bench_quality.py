@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -148,7 +149,9 @@ def test_thinned_paths_keep_their_ends() -> None:
 def test_picture_of_the_paths(tmp_path: Path) -> None:
     near, far = [(0.0, 0.0), (0.0, -8.36)], [(9.0, 9.0), (5.0, 2.0)]
     found = list(rows(outcome(0.0, *near), outcome(10.0, *far)).values())
-    names = [path.name for path in plots.draw(Report(rows=found), tmp_path)]
+    other = [replace(r, labels={**r.labels, "method": "stch"}) for r in found]
+    assert len(plots.draw(Report(rows=found), tmp_path)) == 1
+    names = [path.name for path in plots.draw(Report(rows=found + other), tmp_path)]
     assert names == ["two_objectives.png", "two_objectives_all.png"]
     assert all((tmp_path / name).stat().st_size > 20_000 for name in names)
     assert plots.draw(Report(rows=[r for r in found if "path 0" not in r.labels]), tmp_path) == []

@@ -38,6 +38,8 @@ def _rows(job: type[TwoObjectives], methods: Sequence[str] | None, report: Repor
     """Of the job's distances, those that have paths; the methods that got nearest come first."""
     rows = [row for row in report.of(f"quality/{job.name}") if paths_of(row)]
     if methods is None:
+        if job is TwoObjectives and all(row.labels.get("method") in SHOWN for row in rows):
+            return []  # the smaller picture has them all
         return sorted(rows, key=lambda row: (-_reached(row, report), row.p50 or 0.0))
     return [row for name in methods for row in rows if row.labels.get("method") == name]
 
