@@ -56,17 +56,42 @@ PEERS = Table(
 
 README = Table(
     rows={
-        "PCGrad, faster than TorchJD in its best mode": {"method": "pcgrad"},
-        "CAGrad, the same": {"method": "cagrad"},
-        "memory of a step beyond joint training, in units of K P elements": {},
+        f"{words}, {whose}": {"before": before, "after": after}
+        for words, before, endings in (
+            (
+                "PCGrad on given gradients, P = 1e7",
+                "kernels/peers/pcgrad, ",
+                {
+                    "TorchJD's best mode": f", {LARGE}, TorchJD, Gramian sum",
+                    "TorchJD's default": f", {LARGE}, TorchJD, default",
+                    "`torch.stack` and two products": f", {LARGE}, torch, stack + matmul",
+                },
+            ),
+            (
+                "CAGrad on given gradients, P = 1e7",
+                "kernels/peers/cagrad, ",
+                {"TorchJD's best mode": f", {LARGE}, TorchJD, Gramian sum"},
+            ),
+            *(
+                (
+                    f"training step, {model}",
+                    f"step/peers/{model}, ",
+                    {"TorchJD's best mode": ", best mode of TorchJD / auto"},
+                )
+                for model in ("MLP", "CNN", "transformer")
+            ),
+            (
+                "peak memory of a step, MLP",
+                "memory/peers/MLP, ",
+                {"TorchJD's best mode": ", best mode of TorchJD / auto"},
+            ),
+        )
+        for whose, after in endings.items()
     },
-    columns={f"K = {k}": BEST.replace("<K>", str(k)) for k in (4, 8)},
-    instead={
-        (
-            "memory of a step beyond joint training, in units of K P elements",
-            f"K = {k}",
-        ): f'{{cpu "memory/kp/K = {k}, AdamW" .3f}}'
-        for k in (4, 8)
+    corner="theirs over ours",
+    columns={
+        f"K = {k}": f"{{cpu {key} .2f}} ({{cpu spread {key} .2f}})"
+        for k, key in ((k, f'"<before>K = {k}<after>"') for k in (4, 8))
     },
 )
 """The short one of README.md."""
