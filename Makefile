@@ -73,7 +73,7 @@ build: $(NATIVE_STAMP) $(DEV_STAMP) ## build sdist and wheel in dist/
 	@$(BIN)/python -m build --no-isolation --outdir dist .
 
 clean: ## remove everything that was built, .venv too
-	rm -rf $(VENV) build dist demo_results *.egg-info mtlfast/_C*.so
+	rm -rf $(VENV) build dist demo_results bench_results *.egg-info mtlfast/_C*.so
 
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || { \

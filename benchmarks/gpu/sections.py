@@ -142,7 +142,7 @@ class Bench:
             return {}, "Triton needs a GPU"
         if importlib.util.find_spec("triton") is None:
             return {}, "Triton is missing"
-        module: Any = importlib.import_module("benchmarks.gpu.triton_gramian")
+        module: Any = importlib.import_module("mtlfast.bench.peers.triton_kernels")
         programs = 4 * self.gpu.properties.multi_processor_count
         other = module.TritonBalance(rows, out, programs)
         expected = ops.gramian(rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ __all__ = ["add_arguments", "main"]
 
 REQUIRES = {"matplotlib": "matplotlib", "tqdm": "tqdm"}
 BAR = "{percentage:3.0f}% |{bar:24}| {elapsed}; {desc}"
+OUT = Path("bench_results") / "bench.json"
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 EXAMPLE = """\
@@ -59,7 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="kernels, solvers, step, memory, quality (default: all but quality), or mine",
     )
     parser.add_argument("--quick", action="store_true", help="two minutes a suite, fewer cases")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the results here, as JSON")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help=f"write the results here, as JSON; default: {OUT}"
+    )
     parser.add_argument(
         "--plots", type=Path, metavar="FOLDER", help="draw them here; default: beside FILE"
     )
@@ -79,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--peers", type=_words, metavar="A,...", help="all (the default), none, or some of them"
     )
     parser.add_argument(
-        "--budget", type=float, metavar="SECONDS", help="for each suite; default: what it needs"
+        "--budget", type=_seconds, metavar="SECONDS", help="for each suite; default: what it needs"
     )
     parser.add_argument(
         "--passes", type=_number, default=4, metavar="N", help="visits of every case; default: 4"
@@ -122,22 +126,24 @@ def main(options: argparse.Namespace) -> int:
             from mtlfast.bench import mine
 
             return mine.main(options, _setting(options))
-        report = _report(options)
+        old = None if options.compare is None else _read(options.compare, "compare")
+        out = options.out or (OUT if options.read is None else None)
+        report = _report(options, old, out)
         print("\n".join(report.table()))
-        if options.out is not None:
-            report.write(options.out)
-            print(f"\nwrote {options.out}")
-        folder = options.plots or (options.out.parent if options.out is not None else None)
+        if out is not None:
+            report.write(out)
+            print(f"\nwrote {out}")
+        folder = options.plots or (out.parent if out is not None else None)
         if folder is not None:
             from mtlfast.bench import plots
 
-            prefix = f"{options.out.stem}-" if options.out is not None else ""
+            prefix = f"{out.stem}-" if out is not None else ""
             for path in plots.draw(report, folder, prefix=prefix):
                 print(f"wrote {path}")
-        if options.compare is not None:
+        if old is not None:
             from mtlfast.bench import compare
 
-            print("\n".join(["", *compare.describe(_read(options.compare, "compare"), report)]))
+            print("\n".join(["", *compare.describe(old, report)]))
     except UsageError as error:
         print(f"mtlfast bench: error: {error}", file=sys.stderr)
         return 2
@@ -149,14 +155,13 @@ def main(options: argparse.Namespace) -> int:
     return 0
 
 
-def _report(options: argparse.Namespace) -> Report:
+def _report(options: argparse.Namespace, old: Report | None, out: Path | None) -> Report:
     if options.read is not None:
         return _read(options.read, "read")
     from mtlfast.bench import suites
 
     names = list(dict.fromkeys(options.suites))
-    if not names and options.compare is not None:
-        old = _read(options.compare, "compare")
+    if not names and old is not None:
         names = list(dict.fromkeys(r.figure.partition("/")[0] for r in old.rows))
     names = names or [name for name in suites.SUITES if name != "quality"]
     for name in names:
@@ -165,12 +170,15 @@ def _report(options: argparse.Namespace) -> Report:
                 f"SUITE: expected some of {', '.join(suites.SUITES)}, or mine alone, found {name!r}"
             )
     setting = _setting(options)
-    if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-    return _run(names, setting)
+    for folder in (path for path in (out and out.parent, options.plots) if path is not None):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):  # rather now than after an hour
+            pass
+    return _run(names, setting, out)
 
 
-def _run(names: Sequence[str], setting: Setting) -> Report:
+def _run(names: Sequence[str], setting: Setting, out: Path | None) -> Report:
+    """Runs the suites; the file has those that are done, should a later one be interrupted."""
     from tqdm import tqdm
 
     from mtlfast.bench import suites
@@ -184,6 +192,8 @@ def _run(names: Sequence[str], setting: Setting) -> Report:
         for name in names:
             report.titles |= suites.titles(name)
             report.add(*suites.run(name, setting, progress))
+            if out is not None:
+                report.write(out)
         progress.finish()
     return report
 
@@ -205,7 +215,8 @@ class Bar:
         if self.begun:
             self.bar.update()
         self.begun = True
-        self.bar.set_description_str(doing)
+        # A log file gets a line now and then, a terminal every step.
+        self.bar.set_description_str(doing, refresh=sys.stderr.isatty())
 
     def finish(self) -> None:
         """All are done."""
@@ -219,7 +230,10 @@ def _setting(options: argparse.Namespace) -> Setting:
     from mtlfast.bench import setting
     from mtlfast.bench.peers import names
 
-    device = torch.device(options.device)
+    try:
+        device = torch.device(options.device)
+    except RuntimeError:
+        raise UsageError(f"--device: expected cpu or cuda, found {options.device!r}") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device: expected a device that is there, found 'cuda' without a GPU")
     peers = None if options.peers in (None, ("all",)) else options.peers
@@ -256,6 +270,16 @@ def _words(text: str) -> tuple[str, ...]:
 
 def _numbers(text: str) -> tuple[int, ...]:
     return tuple(_number(word) for word in _words(text))
+
+
+def _seconds(word: str) -> float:
+    try:
+        found = float(word)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a positive number of seconds, found {word!r}")
+    return found
 
 
 def _number(word: str) -> int:

@@ -18,7 +18,7 @@ from mtlfast import ops
 
 __all__ = ["PEERS", "environment", "version_of"]
 
-PEERS = ("torchjd", "LibMTL", "conflictfree", "gradnorm-pytorch", "pytorch_optimizer")
+PEERS = ("torchjd", "LibMTL", "conflictfree", "gradnorm-pytorch", "pytorch_optimizer", "triton")
 """Distributions that the benchmarks compare with."""
 
 SOURCES = ("csrc", "mtlfast", "benchmarks")

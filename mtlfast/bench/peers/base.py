@@ -27,6 +27,7 @@ PEERS = (
     "gradnorm_pytorch",
     "pytorch_optimizer",
     "plain",
+    "triton",
 )
 """Their modules here; ``plain`` is what a careful user writes in torch without any of them."""
 
