@@ -81,7 +81,7 @@ def _draw(name: str, rows: Sequence[Row], report: Report) -> Figure:
         axes.set_title(_called(peer, report), fontsize=10, loc="left", fontweight="bold")
     style.log_axis(panels[-1], panels[-1].xaxis)
     panels[-1].set_xlabel("theirs over ours, median and p20 to p80")
-    _legend(panels[0], rows)
+    _legend(figure, rows)
     return figure
 
 
@@ -125,7 +125,7 @@ def _called(peer: str, report: Report) -> str:
     return f"{peer} {version}" if version else peer
 
 
-def _legend(axes: Axes, rows: Sequence[Row]) -> None:
+def _legend(figure: Figure, rows: Sequence[Row]) -> None:
     known = style.measured(rows)
     doubtful = [r for r in known if r.p20 is not None and r.p80 is not None]
     entries = [
@@ -141,7 +141,7 @@ def _legend(axes: Axes, rows: Sequence[Row]) -> None:
         for colour, marker, face, text, there in entries
         if there
     ]
-    axes.legend(
-        handles=handles, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2,
-        ncols=3, fontsize=8.5, frameon=False, columnspacing=1.0, handletextpad=0.2,
+    figure.legend(
+        handles=handles, loc="outside lower left", ncols=3, fontsize=8.5, frameon=False,
+        columnspacing=1.0, handletextpad=0.2,
     )  # fmt: skip
