@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import time
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -185,13 +186,16 @@ def _run(names: Sequence[str], setting: Setting, out: Path | None) -> Report:
     from mtlfast.bench.environment import environment
     from mtlfast.bench.rows import Report
 
-    report = Report(environment(), setting.describe())
+    minutes: dict[str, str] = {}  # that each suite took
+    report = Report({**environment(), "minutes": minutes}, setting.describe())
     interval = 0.2 if sys.stderr.isatty() else 10.0
     with tqdm(total=0, bar_format=BAR, mininterval=interval, dynamic_ncols=True) as bar:
         progress = Bar(bar)
         for name in names:
             report.titles |= suites.titles(name)
+            start = time.monotonic()
             report.add(*suites.run(name, setting, progress))
+            minutes[name] = f"{(time.monotonic() - start) / 60:.1f}"
             if out is not None:
                 report.write(out)
         progress.finish()
