@@ -211,9 +211,9 @@ class MultiTaskOptimizer(Wrapper):
             FloatingPointError: NaN or Inf, under ``nonfinite="raise"``.
         """
         tasks = TaskLosses.read(losses, self._task_names)
-        tasks = dataclasses.replace(
-            tasks, scale=scaling.factor(scaler, tasks.losses[0], self.weighting, self.fused_step)
-        )
+        scale = scaling.factor(scaler, tasks.losses[0], self.weighting, self.fused_step)
+        if scale is not None:
+            tasks = dataclasses.replace(tasks, scale=scale)
         options.batches(self.weighting, 1 + len(other_batches))
         batches = [tasks, *(TaskLosses.read(other, tasks.names) for other in other_batches)]
         apart = {id(p) for p in self.weighting.parameters()}  # the method itself sees to their grad
@@ -234,7 +234,9 @@ class MultiTaskOptimizer(Wrapper):
             self.sketch_size,
             self._notes,
         )
-        values = torch.stack([batch.values() for batch in batches]).mean(0)
+        values = tasks.values()
+        if other_batches:
+            values = torch.stack([values, *(batch.values() for batch in batches[1:])]).mean(0)
         if not self.weighting.needs_task_grads and not self._policy.looks:
             self._weight(request, tasks, values, inputs)
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 
 import torch
@@ -81,7 +80,8 @@ def _differentiate(engine: str, request: Request, needs_rows: bool, adds: bool) 
 
 
 def _because(jacobian: Jacobian, reason: str) -> Jacobian:
-    return dataclasses.replace(jacobian, reason=jacobian.reason or reason)
+    jacobian.reason = jacobian.reason or reason
+    return jacobian
 
 
 def _planned(request: Request, adds: bool) -> Plan:

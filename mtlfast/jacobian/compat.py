@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch.autograd.graph import Node
+from torch.autograd.graph import GradientEdge, Node
 
 from mtlfast.losses import TaskLosses
 
@@ -23,14 +23,17 @@ def has_reentrant(tasks: TaskLosses) -> bool:
     The parameters inside of one are not in the graph. Asked for their gradients, torch raises; or
     it finds none, where nothing before the checkpoint is asked for.
     """
-    found: set[Node] = {edge.node for edge in tasks.edges()}
-    left = list(found)
-    while left:
-        for node, _ in left.pop().next_functions:
-            if node is not None and node not in found:
-                found.add(node)
-                left.append(node)
-    return any("CheckpointFunction" in type(node).__name__ for node in found)
+    found: set[Node | None] = {
+        root.node if isinstance(root, GradientEdge) else root.grad_fn for root in tasks.roots
+    }
+    left = [node for node in found if node is not None]
+    for node in left:  # which grows
+        for child, _ in node.next_functions:
+            if child not in found:
+                found.add(child)
+                if child is not None:
+                    left.append(child)
+    return any("CheckpointFunction" in kind.__name__ for kind in set(map(type, found)))
 
 
 @contextmanager
