@@ -274,7 +274,8 @@ class MultiTaskOptimizer(Wrapper):
         step: Pending | None = None
         try:
             if under_way is None:
-                step = Pending.start(found, values, method, self._policy.counts, self.fused_step)
+                counts = self._policy.counts
+                step = Pending.start(found, values, method, before, counts, self.fused_step)
             else:
                 step = under_way.further(found, values, method)
             grads = step.jacobian
@@ -301,8 +302,11 @@ class MultiTaskOptimizer(Wrapper):
                     parts = grads.parts(split.shared, weights, known)
                 update = fused.Update((*parts, *grads.parts(split.own, own, None)))
             else:
-                own_grads = grads.combine(split.own, own)
+                # Added at last, since that cannot be undone; where nothing is there it can.
+                own_grads = grads.combine(split.own, own) if step.adds else []
                 step.begin()
+                if not step.adds:
+                    grads.combine_(split.own, own, accumulate=False)
                 if isinstance(method, ColumnWise):
                     method.combine_(shared_params, rows, accumulate=step.adds, **inputs)
                 elif plain:
@@ -319,7 +323,7 @@ class MultiTaskOptimizer(Wrapper):
             if step.calls == 1 and self._pending is not None:
                 self._pending.write()  # micro-batches that this one does not continue
             step.update = update
-        else:
+        elif step.adds:
             _add(request, split.own, own_grads)
         step.finish()
         self._pending = step
@@ -329,7 +333,7 @@ class MultiTaskOptimizer(Wrapper):
             self._policy.note(step.skip_counts, seen.kept, seen.losses)
         if weights is not None:
             self._held = Held(weights)
-        seen = seen._replace(losses=step.losses, gramian=gramian)
+        seen = shown.Shown(step.losses, gramian, seen.kept)
         status = method.status_flag()
         self.last = StepInfo(tasks.names, grads.engine, grads.reason, *seen, weights, status)
 
