@@ -48,9 +48,10 @@ class TaskLosses:
                 scalar or has no graph, or losses on several devices.
         """
         roots: tuple[Tensor | GradientEdge, ...] | None = None
+        names: tuple[str, ...] = ()
         named = task_names is not None
         if isinstance(losses, list):  # the usual case first: asking abstract classes takes longer
-            names, values = (), tuple(losses)
+            values = tuple(losses)
         elif isinstance(losses, Mapping):
             named = True
             found = {str(name): loss for name, loss in losses.items()}
@@ -66,10 +67,10 @@ class TaskLosses:
                     f"losses: expected a tensor [K] with one scalar per task, "
                     f"found shape {list(losses.shape)}"
                 )
-            names, values = (), losses.unbind()
+            values = losses.unbind()
             roots = _stacked(losses)
         elif isinstance(losses, Sequence) and not isinstance(losses, str):
-            names, values = (), tuple(losses)
+            values = tuple(losses)
         else:
             raise TypeError(
                 f"losses: expected a list, a tuple, a dict or a tensor [K], "
@@ -78,7 +79,7 @@ class TaskLosses:
         if not values:
             raise ValueError("losses: expected at least one, found none")
         if not names:
-            names = tuple(task_names or (str(k) for k in range(len(values))))
+            names = tuple(task_names or map(str, range(len(values))))
             if len(names) != len(values):
                 raise ValueError(
                     f"losses: expected {len(names)}, one for each of {', '.join(names)}, "
@@ -103,8 +104,8 @@ class TaskLosses:
 
     def values(self) -> Tensor:
         """The losses' values, ``[K]`` float64, without their graph."""
-        losses = [loss.detach() for loss in self.losses]
-        return torch.stack([loss.reshape(()) if loss.dim() else loss for loss in losses]).double()
+        losses = [loss.reshape(()) if loss.dim() else loss for loss in self.losses]
+        return torch.stack(losses).detach().double()
 
     def seeds(self) -> list[Tensor]:
         """K gradients to start the backwards with: ones, or the scale."""

@@ -279,6 +279,7 @@ class MultiTaskOptimizer(Wrapper):
             else:
                 step = under_way.further(found, values, method)
             grads = step.jacobian
+            adds = step.adds
             split = request.split(grads.reach)
             seen = shown.show(method, self._policy, grads, split, tasks, step.losses)
             gramian = seen.gramian
@@ -303,17 +304,17 @@ class MultiTaskOptimizer(Wrapper):
                 update = fused.Update((*parts, *grads.parts(split.own, own, None)))
             else:
                 # Added at last, since that cannot be undone; where nothing is there it can.
-                own_grads = grads.combine(split.own, own) if step.adds else []
+                own_grads = grads.combine(split.own, own) if adds else []
                 step.begin()
-                if not step.adds:
+                if not adds:
                     grads.combine_(split.own, own, accumulate=False)
                 if isinstance(method, ColumnWise):
-                    method.combine_(shared_params, rows, accumulate=step.adds, **inputs)
+                    method.combine_(shared_params, rows, accumulate=adds, **inputs)
                 elif plain:
-                    method.combine_(shared_params, rows, weights, accumulate=step.adds)
+                    method.combine_(shared_params, rows, weights, accumulate=adds)
                 else:
                     assert weights is not None
-                    grads.combine_(split.shared, weights, accumulate=step.adds)
+                    grads.combine_(split.shared, weights, accumulate=adds)
         except BaseException:
             if step is not None:
                 step.undo()
@@ -323,7 +324,7 @@ class MultiTaskOptimizer(Wrapper):
             if step.calls == 1 and self._pending is not None:
                 self._pending.write()  # micro-batches that this one does not continue
             step.update = update
-        elif step.adds:
+        elif adds:
             _add(request, split.own, own_grads)
         step.finish()
         self._pending = step

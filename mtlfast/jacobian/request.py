@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -81,8 +82,7 @@ class Request:
         return len({k % self.num_tasks for k in bits(mask)})
 
 
-@dataclass(frozen=True)
-class Split:
+class Split(NamedTuple):
     """Columns of the Jacobian, by the places of their parameters.
 
     Attributes:
