@@ -48,7 +48,12 @@ class TaskLosses:
                 scalar or has no graph, or losses on several devices.
         """
         roots: tuple[Tensor | GradientEdge, ...] | None = None
-        if isinstance(losses, Mapping):
+        names: tuple[str, ...] = ()
+        named = task_names is not None
+        if isinstance(losses, list):  # the usual case first: asking abstract classes takes longer
+            values = tuple(losses)
+        elif isinstance(losses, Mapping):
+            named = True
             found = {str(name): loss for name, loss in losses.items()}
             names = tuple(found) if task_names is None else tuple(task_names)
             if set(found) != set(names) or len(found) != len(losses):
@@ -62,10 +67,10 @@ class TaskLosses:
                     f"losses: expected a tensor [K] with one scalar per task, "
                     f"found shape {list(losses.shape)}"
                 )
-            names, values = (), losses.unbind()
+            values = losses.unbind()
             roots = _stacked(losses)
         elif isinstance(losses, Sequence) and not isinstance(losses, str):
-            names, values = (), tuple(losses)
+            values = tuple(losses)
         else:
             raise TypeError(
                 f"losses: expected a list, a tuple, a dict or a tensor [K], "
@@ -74,15 +79,14 @@ class TaskLosses:
         if not values:
             raise ValueError("losses: expected at least one, found none")
         if not names:
-            names = tuple(task_names or (str(k) for k in range(len(values))))
+            names = tuple(task_names or map(str, range(len(values))))
             if len(names) != len(values):
                 raise ValueError(
                     f"losses: expected {len(names)}, one for each of {', '.join(names)}, "
                     f"found {len(values)}"
                 )
         for name, loss in zip(names, values, strict=True):
-            _check(f"losses[{name if name.isdigit() else repr(name)}]", loss, values[0])
-        named = isinstance(losses, Mapping) or task_names is not None
+            _check(name, loss, values[0])
         return cls(names, values, named, values if roots is None else roots, scale)
 
     @classmethod
@@ -100,7 +104,8 @@ class TaskLosses:
 
     def values(self) -> Tensor:
         """The losses' values, ``[K]`` float64, without their graph."""
-        return torch.stack([loss.detach().reshape(()).double() for loss in self.losses])
+        losses = [loss.reshape(()) if loss.dim() else loss for loss in self.losses]
+        return torch.stack(losses).detach().double()
 
     def seeds(self) -> list[Tensor]:
         """K gradients to start the backwards with: ones, or the scale."""
@@ -133,7 +138,16 @@ def _stacked(losses: Tensor) -> tuple[GradientEdge, ...] | None:
     return tuple(edges) if len(edges) == len(losses) else None
 
 
-def _check(name: str, loss: object, first: object) -> None:
+def _check(task: str, loss: object, first: object) -> None:
+    if (
+        isinstance(loss, Tensor)
+        and loss.is_floating_point()
+        and loss.numel() == 1
+        and loss.requires_grad
+        and (loss is first or not isinstance(first, Tensor) or loss.device == first.device)
+    ):
+        return
+    name = f"losses[{task if task.isdigit() else repr(task)}]"
     if not isinstance(loss, Tensor):
         raise TypeError(f"{name}: expected a scalar tensor, found {type(loss).__name__}")
     if not loss.is_floating_point():
@@ -145,5 +159,5 @@ def _check(name: str, loss: object, first: object) -> None:
             f"{name}: expected a loss with a graph, found one without requires_grad (was it "
             f"detached, or computed under no_grad?)"
         )
-    if isinstance(first, Tensor) and loss.device != first.device:
-        raise ValueError(f"{name}: expected a loss on {first.device}, found {loss.device}")
+    assert isinstance(first, Tensor)
+    raise ValueError(f"{name}: expected a loss on {first.device}, found {loss.device}")

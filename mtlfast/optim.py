@@ -211,9 +211,9 @@ class MultiTaskOptimizer(Wrapper):
             FloatingPointError: NaN or Inf, under ``nonfinite="raise"``.
         """
         tasks = TaskLosses.read(losses, self._task_names)
-        tasks = dataclasses.replace(
-            tasks, scale=scaling.factor(scaler, tasks.losses[0], self.weighting, self.fused_step)
-        )
+        scale = scaling.factor(scaler, tasks.losses[0], self.weighting, self.fused_step)
+        if scale is not None:
+            tasks = dataclasses.replace(tasks, scale=scale)
         options.batches(self.weighting, 1 + len(other_batches))
         batches = [tasks, *(TaskLosses.read(other, tasks.names) for other in other_batches)]
         apart = {id(p) for p in self.weighting.parameters()}  # the method itself sees to their grad
@@ -234,7 +234,9 @@ class MultiTaskOptimizer(Wrapper):
             self.sketch_size,
             self._notes,
         )
-        values = torch.stack([batch.values() for batch in batches]).mean(0)
+        values = tasks.values()
+        if other_batches:
+            values = torch.stack([values, *(batch.values() for batch in batches[1:])]).mean(0)
         if not self.weighting.needs_task_grads and not self._policy.looks:
             self._weight(request, tasks, values, inputs)
         else:
@@ -272,10 +274,12 @@ class MultiTaskOptimizer(Wrapper):
         step: Pending | None = None
         try:
             if under_way is None:
-                step = Pending.start(found, values, method, self._policy.counts, self.fused_step)
+                counts = self._policy.counts
+                step = Pending.start(found, values, method, before, counts, self.fused_step)
             else:
                 step = under_way.further(found, values, method)
             grads = step.jacobian
+            adds = step.adds
             split = request.split(grads.reach)
             seen = shown.show(method, self._policy, grads, split, tasks, step.losses)
             gramian = seen.gramian
@@ -299,15 +303,18 @@ class MultiTaskOptimizer(Wrapper):
                     parts = grads.parts(split.shared, weights, known)
                 update = fused.Update((*parts, *grads.parts(split.own, own, None)))
             else:
-                own_grads = grads.combine(split.own, own)
+                # Added at last, since that cannot be undone; where nothing is there it can.
+                own_grads = grads.combine(split.own, own) if adds else []
                 step.begin()
+                if not adds:
+                    grads.combine_(split.own, own, accumulate=False)
                 if isinstance(method, ColumnWise):
-                    method.combine_(shared_params, rows, accumulate=step.adds, **inputs)
+                    method.combine_(shared_params, rows, accumulate=adds, **inputs)
                 elif plain:
-                    method.combine_(shared_params, rows, weights, accumulate=step.adds)
+                    method.combine_(shared_params, rows, weights, accumulate=adds)
                 else:
                     assert weights is not None
-                    grads.combine_(split.shared, weights, accumulate=step.adds)
+                    grads.combine_(split.shared, weights, accumulate=adds)
         except BaseException:
             if step is not None:
                 step.undo()
@@ -317,7 +324,7 @@ class MultiTaskOptimizer(Wrapper):
             if step.calls == 1 and self._pending is not None:
                 self._pending.write()  # micro-batches that this one does not continue
             step.update = update
-        else:
+        elif adds:
             _add(request, split.own, own_grads)
         step.finish()
         self._pending = step
@@ -327,7 +334,7 @@ class MultiTaskOptimizer(Wrapper):
             self._policy.note(step.skip_counts, seen.kept, seen.losses)
         if weights is not None:
             self._held = Held(weights)
-        seen = seen._replace(losses=step.losses, gramian=gramian)
+        seen = shown.Shown(step.losses, gramian, seen.kept)
         status = method.status_flag()
         self.last = StepInfo(tasks.names, grads.engine, grads.reason, *seen, weights, status)
 

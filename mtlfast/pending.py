@@ -24,7 +24,9 @@ class Written:
     @classmethod
     def read(cls, params: list[Tensor]) -> Written:
         """The gradients of T parameters as they are now."""
-        return cls([(p, p.grad, 0 if p.grad is None else p.grad._version) for p in params])
+        grads = [param.grad for param in params]
+        versions = [0 if grad is None else grad._version for grad in grads]
+        return cls(list(zip(params, grads, versions, strict=True)))
 
     def stands(self, params: list[Tensor]) -> bool:
         """Whether these are the same parameters, and every ``grad`` is untouched."""
@@ -75,18 +77,19 @@ class Pending:
         jacobian: Jacobian,
         losses: Tensor,
         method: Weighting,
+        before: dict[str, Any],
         skip_counts: Tensor | None,
         fused_step: bool,
     ) -> Pending:
-        """The first micro-batch of a step."""
-        method.prepare(losses.device)
+        """The first micro-batch of a step; ``before`` is a snapshot of the method."""
+        is_known = method.prepare(losses.device) is False
         grads = [None if fused_step else param.grad for param in jacobian.params]
         return cls(
             jacobian.params,
             jacobian,
             losses,
             base=[None if grad is None else grad.clone() for grad in grads],
-            state=method.snapshot(),
+            state=before if is_known else method.snapshot(),
             skip_counts=None if skip_counts is None else skip_counts.clone(),
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -22,7 +21,7 @@ class Held:
 
     def older(self) -> Held:
         """After one more step."""
-        return dataclasses.replace(self, age=self.age + 1)
+        return Held(self.weights, self.age + 1)
 
     def serves(self, num_rows: int, keeps: bool | None, update_every: int) -> bool:
         """Whether the next call of ``backward`` takes them.

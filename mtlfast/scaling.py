@@ -52,11 +52,13 @@ def weigh(
     scale: Tensor | None,
 ) -> Tensor:
     """The method's weights; slopes of learned numbers are scaled as all gradients of the step."""
-    learned = [] if scale is None else list(method.parameters())
+    if scale is None:
+        return method(gramian, losses, **inputs)
+    learned = list(method.parameters())
     before = [None if p.grad is None else p.grad.clone() for p in learned]
     weights = method(gramian, losses, **inputs)
     for param, old in zip(learned, before, strict=True):
-        if param.grad is not None and scale is not None:
+        if param.grad is not None:
             new = param.grad if old is None else param.grad - old
             new = new * scale.to(new)
             param.grad = new if old is None else old + new

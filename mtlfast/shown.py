@@ -114,9 +114,12 @@ def factors(
     What a task owns gets the mean over batches. No factors of shared gradients where columns are
     combined.
     """
-    own = torch.ones_like(shown.losses)
-    if weights is not None:
-        own = method.own_weights(weights[: len(own)], shown.losses)
+    if weights is None:
+        own = torch.ones_like(shown.losses)
+    elif method.num_batches > 1:
+        own = method.own_weights(weights[: len(shown.losses)], shown.losses)
+    else:
+        own = method.own_weights(weights, shown.losses)
     if method.num_batches > 1:
         own = own.repeat(method.num_batches) / method.num_batches
     if shown.kept is not None:

@@ -169,14 +169,18 @@ def test_failing_backward(some: Row, situation: str, task: int) -> None:
 
 @pytest.mark.parametrize("situation", SITUATIONS)
 def test_failing_end(situation: str, some: Row, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Out of memory, say, when all is computed and ``grad`` is about to be written."""
+    """Out of memory, say, when single tasks' ``grad`` is there and the shared one is not yet."""
     model = Mlp()
     optimizer = prepare(situation, model, some)
+    combine_ = ops.combine_
 
     def fail(*args: Any, **kwargs: Any) -> None:
         raise BrokenError("at the end")
 
-    monkeypatch.setattr(ops, "combine_", fail)
+    def fail_at_shared(params: list[Tensor], *args: Any, **kwargs: Any) -> None:
+        (fail if params[0] is model.first.weight else combine_)(params, *args, **kwargs)
+
+    monkeypatch.setattr(ops, "combine_", fail_at_shared)
     monkeypatch.setattr(torch.autograd, "backward", fail)
     check_refused(optimizer, model.losses(), BrokenError, "at the end")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 
 import torch
@@ -10,7 +9,7 @@ import torch
 from mtlfast import capture
 from mtlfast.jacobian import memory
 from mtlfast.jacobian.batched import batched
-from mtlfast.jacobian.compat import REENTRANT, explained
+from mtlfast.jacobian.compat import REENTRANT, Explained
 from mtlfast.jacobian.factored import factored, paying
 from mtlfast.jacobian.gradients import Jacobian
 from mtlfast.jacobian.graph import Graph
@@ -53,7 +52,7 @@ def differentiate(
             ``torch.vmap`` cannot differentiate it, under "batched".
         ValueError: no loss reaches any parameter, or features that no loss is computed from.
     """
-    with explained():
+    with Explained():
         return _differentiate(engine, request, needs_rows, adds)
 
 
@@ -81,7 +80,8 @@ def _differentiate(engine: str, request: Request, needs_rows: bool, adds: bool) 
 
 
 def _because(jacobian: Jacobian, reason: str) -> Jacobian:
-    return dataclasses.replace(jacobian, reason=jacobian.reason or reason)
+    jacobian.reason = jacobian.reason or reason
+    return jacobian
 
 
 def _planned(request: Request, adds: bool) -> Plan:

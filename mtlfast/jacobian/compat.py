@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from torch.autograd.graph import Node
+from torch.autograd.graph import GradientEdge, Node
 
 from mtlfast.losses import TaskLosses
 
@@ -23,26 +20,28 @@ def has_reentrant(tasks: TaskLosses) -> bool:
     The parameters inside of one are not in the graph. Asked for their gradients, torch raises; or
     it finds none, where nothing before the checkpoint is asked for.
     """
-    found: set[Node] = {edge.node for edge in tasks.edges()}
-    left = list(found)
-    while left:
-        for node, _ in left.pop().next_functions:
-            if node is not None and node not in found:
-                found.add(node)
-                left.append(node)
-    return any("CheckpointFunction" in type(node).__name__ for node in found)
+    starts = (r.node if isinstance(r, GradientEdge) else r.grad_fn for r in tasks.roots)
+    nodes: list[Node] = [node for node in starts if node is not None]
+    known = set(nodes)
+    for node in nodes:  # which grow on the way
+        for child, _ in node.next_functions:
+            if child is not None and child not in known:
+                known.add(child)
+                nodes.append(child)
+    return any("CheckpointFunction" in kind.__name__ for kind in set(map(type, nodes)))
 
 
-@contextmanager
-def explained() -> Iterator[None]:
+class Explained:
     """Says what to do about a compiled model whose graph is gone after one backward.
 
     Raises:
         RuntimeError: torch's own, in these words.
     """
-    try:
-        yield
-    except RuntimeError as error:
-        if "donated buffers" in str(error):
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Only an error is looked at."""
+        if isinstance(error, RuntimeError) and "donated buffers" in str(error):
             raise RuntimeError(DONATED) from error
-        raise

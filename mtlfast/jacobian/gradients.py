@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -92,10 +93,7 @@ class Jacobian:
     @property
     def is_plain(self) -> bool:
         """Whether K rows on one device are all there is."""
-        devices = {
-            device_of(param) for param, mask in zip(self.params, self.reach, strict=True) if mask
-        }
-        return not self.products and self.further is None and len(devices) == 1
+        return not self.products and self.further is None and self._is_together
 
     def select(self, columns: Sequence[int]) -> TaskGradients:
         """The rows of some columns."""
@@ -210,12 +208,22 @@ class Jacobian:
 
     def _dense(self, columns: Iterable[int]) -> list[list[int]]:
         """The columns that are K rows, by device."""
-        groups: dict[torch.device, list[int]] = {}
         elsewhere = self.further.columns if self.further is not None else ()
-        for t in columns:
-            if self.reach[t] and t not in self.products and t not in elsewhere:
-                groups.setdefault(device_of(self.params[t]), []).append(t)
+        found = [
+            t for t in columns if self.reach[t] and t not in self.products and t not in elsewhere
+        ]
+        if self._is_together:
+            return [found] if found else []
+        groups: dict[torch.device, list[int]] = {}
+        for t in found:
+            groups.setdefault(device_of(self.params[t]), []).append(t)
         return list(groups.values())
+
+    @cached_property
+    def _is_together(self) -> bool:
+        """Whether all parameters that are reached lie on one device."""
+        reached = zip(self.params, self.reach, strict=True)
+        return len({device_of(param) for param, mask in reached if mask}) == 1
 
 
 def device_of(param: Tensor) -> torch.device:

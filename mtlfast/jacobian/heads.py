@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from mtlfast import ops
-from mtlfast.jacobian.compat import explained
+from mtlfast.jacobian.compat import Explained
 from mtlfast.jacobian.gradients import Further, TaskGradients, owned
 from mtlfast.jacobian.graph import Cut, Graph
 from mtlfast.jacobian.request import UNREACHED, Request
@@ -176,7 +176,7 @@ class Weighted(Further):
             mixed += ops.combine([[grad] for grad in column], weights.to(like.device))
         params = [heads.request.params[t] for t in columns]
         keep = heads.request.retain_graph or bool(self.left)
-        with explained():
+        with Explained():
             return owned(heads.pull(heads.cut, mixed, params, retain_graph=keep), params)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mtlfast.jacobian.compat import explained, has_reentrant
+from mtlfast.jacobian.compat import Explained, has_reentrant
 from mtlfast.jacobian.gradients import Jacobian
 from mtlfast.jacobian.graph import Graph
 from mtlfast.jacobian.heads import Heads
@@ -57,7 +57,7 @@ def _backward(
 ) -> None:
     # A reentrant checkpoint allows no inputs: other leaves get their gradients as well.
     inputs = None if has_reentrant(tasks) else list(params)
-    with explained():
+    with Explained():
         torch.autograd.backward(tasks.losses, factors, inputs=inputs, retain_graph=retain_graph)
 
 
@@ -69,7 +69,7 @@ def reused(request: Request) -> Jacobian:
     if request.is_reentrant:
         return stored(request)
     graph = Graph(request.tasks)
-    with explained():
+    with Explained():
         heads = Heads.differentiate(request, graph, graph.cut())
     return Jacobian(
         request.params, heads.rows, heads.reach, "joint", further=heads.further(heads.below)

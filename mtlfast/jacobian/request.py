@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -57,15 +58,15 @@ class Request:
         Args:
             reach: for each parameter the rows of ``tasks`` that reach it, one bit each.
         """
-        count = [len({k % self.num_tasks for k in bits(mask)}) for mask in reach]
+        known = {mask: self._count(mask) for mask in set(reach)}
         # A single task shares with nobody: all that it reaches is balanced, trivially.
         least = min(2, self.num_tasks)
         chosen = None if self.shared is None else {id(param) for param in self.shared}
         compared = None if self.compared is None else {id(param) for param in self.compared}
         shared: list[int] = []
         own: list[int] = []
-        for t, (param, tasks) in enumerate(zip(self.params, count, strict=True)):
-            if tasks:
+        for t, (param, mask) in enumerate(zip(self.params, reach, strict=True)):
+            if tasks := known[mask]:
                 balanced = tasks >= least if chosen is None else id(param) in chosen
                 (shared if balanced else own).append(t)
         if compared is None:
@@ -74,9 +75,14 @@ class Request:
         rest = [t for t, param in enumerate(self.params) if id(param) not in compared]
         return Split(shared, own, seen, rest)
 
+    def _count(self, mask: int) -> int:
+        """How many tasks there are among some rows, one bit each."""
+        if len(self.tasks.losses) == self.num_tasks:
+            return mask.bit_count()
+        return len({k % self.num_tasks for k in bits(mask)})
 
-@dataclass(frozen=True)
-class Split:
+
+class Split(NamedTuple):
     """Columns of the Jacobian, by the places of their parameters.
 
     Attributes:

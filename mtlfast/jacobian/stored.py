@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -27,10 +27,11 @@ def stored(request: Request) -> Jacobian:
         rows = _through_grad(request)
     else:
         rows = list(backwards(request, request.params))
-    reach = [
-        sum(1 << k for k, grad in enumerate(column) if grad is not None)
-        for column in zip(*rows, strict=True)
-    ]
+    reach = [0] * len(request.params)
+    for k, row in enumerate(rows):
+        for t, grad in enumerate(row):
+            if grad is not None:
+                reach[t] |= 1 << k
     if not any(reach):
         raise ValueError(UNREACHED)
     return Jacobian(request.params, rows, reach, "stored")
@@ -48,7 +49,10 @@ def backwards(request: Request, inputs: Inputs) -> Iterator[list[Tensor | None]]
     """
     tasks = request.tasks
     last = len(tasks.roots) - 1
-    for k, (root, seed) in enumerate(zip(tasks.roots, tasks.seeds(), strict=True)):
+    # The ones that a scalar's backward begins with are made by torch, which then checks less.
+    plain = tasks.scale is None and tasks.roots is tasks.losses
+    seeds: Sequence[Tensor | None] = [None] * len(tasks.roots) if plain else tasks.seeds()
+    for k, (root, seed) in enumerate(zip(tasks.roots, seeds, strict=True)):
         found = torch.autograd.grad(
             root,
             inputs,  # type: ignore[arg-type]

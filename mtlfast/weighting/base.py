@@ -24,6 +24,8 @@ REGISTRY: dict[str, type[Weighting]] = {}
 STATUSES = ("ok", "degenerate", "not converged", "non-finite")
 """What a solver's int32 status means."""
 
+_CONSTANTS = frozenset({bool, int, float, str})
+
 
 class Call(NamedTuple):
     """One validated call, every tensor detached, contiguous and on ``device``."""
@@ -120,7 +122,9 @@ class Weighting(ABC):
         if gramian is not None and not gramian.is_contiguous():
             gramian = gramian.contiguous()
         if losses is not None:
-            losses = losses.detach().to(device, torch.float64).contiguous()
+            if losses.dtype is not torch.float64 or losses.requires_grad or losses.device != device:
+                losses = losses.detach().to(device, torch.float64)
+            losses = losses.contiguous()
         return self._weights(Call(num_tasks, device, gramian, losses, inputs))
 
     def check_inputs(self, inputs: Mapping[str, Tensor | None]) -> None:
@@ -203,9 +207,15 @@ class Weighting(ABC):
         """The status of the last call without a copy to the host: "ok", or an int32 scalar."""
         return STATUSES[0] if self._status is None else self._status.clone()
 
-    def prepare(self, device: torch.device) -> None:
-        """Draws the seed that the first call would draw, so that a :meth:`snapshot` holds it."""
+    def prepare(self, device: torch.device) -> bool:
+        """Draws the seed that the first call would draw, so that a :meth:`snapshot` holds it.
+
+        Returns:
+            Whether that changed anything.
+        """
         if self._rng is not None:
+            if self._rng.device == device:
+                return False
             self._rng = self._rng.to(device)
         elif self.draws:
             if self.seed is None:
@@ -213,6 +223,9 @@ class Weighting(ABC):
             else:
                 seed = torch.tensor(self.seed, dtype=torch.int64)
             self._rng = torch.stack([seed, torch.zeros_like(seed)]).to(device)
+        else:
+            return False
+        return True
 
     def parameters(self) -> Iterator[Parameter]:
         """Learned numbers that an optimizer of the user's moves; most methods have none."""
@@ -280,7 +293,7 @@ class Weighting(ABC):
 
     def _kept(self, key: str, value: Any) -> Any:
         """An attribute's value as a snapshot has it: a copy, where it could change."""
-        if key in self._by_reference:
+        if value is None or type(value) in _CONSTANTS or key in self._by_reference:
             return value
         return value.clone() if isinstance(value, Tensor) else copy.deepcopy(value)
 

@@ -137,9 +137,9 @@ class CRMOGM(Weighting):
         """As the wrapped method."""
         return self.weighting.parameters()
 
-    def prepare(self, device: torch.device) -> None:
+    def prepare(self, device: torch.device) -> bool:
         """As the wrapped method."""
-        self.weighting.prepare(device)
+        return self.weighting.prepare(device)
 
     def snapshot(self) -> dict[str, Any]:
         """Everything that it and the wrapped method are, for :meth:`restore`."""

@@ -18,7 +18,7 @@ import mtlfast
 from mtlfast.bench.command import UsageError
 from mtlfast.bench.mine.state import State
 from mtlfast.bench.runner import said
-from mtlfast.jacobian.compat import explained
+from mtlfast.jacobian.compat import Explained
 from mtlfast.losses import Losses, TaskLosses
 
 __all__ = ["Batch", "Subject"]
@@ -173,7 +173,7 @@ class Subject:
         for name, loss in zip(tasks.names, tasks.losses, strict=True):
             self.clear()
             try:
-                with explained():
+                with Explained():
                     torch.autograd.backward(loss, retain_graph=True)
             except RuntimeError as error:
                 raise UsageError(f"the backward of {name!r} raised {said(error, 300)}") from None
