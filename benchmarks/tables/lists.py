@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import statistics
+
 from benchmarks.marks import Results
 from benchmarks.tables.base import markdown
+from mtlfast.bench.compare import AGREE
 from mtlfast.bench.digits import three
 
-__all__ = ["missed", "wins"]
+__all__ = ["missed", "repeated", "wins"]
 
 
 def wins(results: Results) -> list[str]:
@@ -29,4 +32,21 @@ def missed(results: Results) -> list[str]:
             unit = f" {r.unit}" if r.unit else ""
             bound = f"at {'least' if r.at_least else 'most'} {r.target:g}{unit}"
             lines.append([r.figure, r.case, f"{three(r.p50)}{unit}", bound])
+    return markdown(lines)
+
+
+def repeated(results: Results) -> list[str]:
+    """How far the ratios of a second run are from those of the first, by figure."""
+    first = {r.key: r for r in results.report("cpu").rows if r.unit == "x" and r.p50}
+    lines = [["figure", f"within {AGREE:.0%}", "median change", "90 % change by less than"]]
+    changes: dict[str, list[float]] = {}
+    for name in ("again", "again-step"):
+        for r in results.report(name).rows:
+            if r.key in first and r.unit == "x" and r.p50:
+                change = abs(r.p50 / (first[r.key].p50 or 1.0) - 1.0)
+                changes.setdefault(r.figure, []).append(change)
+    for figure, found in changes.items():
+        agree = f"{sum(change <= AGREE for change in found)} of {len(found)}"
+        most = sorted(found)[max(0, -(-9 * len(found) // 10) - 1)]
+        lines.append([figure, agree, f"{statistics.median(found):.1%}", f"{most:.0%}"])
     return markdown(lines)
