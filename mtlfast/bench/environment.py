@@ -21,7 +21,7 @@ __all__ = ["PEERS", "environment", "version_of"]
 PEERS = ("torchjd", "LibMTL", "conflictfree", "gradnorm-pytorch", "pytorch_optimizer", "triton")
 """Distributions that the benchmarks compare with."""
 
-SOURCES = ("csrc", "mtlfast", "benchmarks")
+SOURCES = ("csrc", "mtlfast", "benchmarks", ":!benchmarks/results")
 
 
 def environment() -> dict[str, Any]:

@@ -138,14 +138,17 @@ class Report:
         Raises:
             OSError: The file cannot be written.
         """
-        found = {
+        head = {
             "environment": self.environment,
             "setting": self.setting,
             "titles": self.titles,
-            "rows": [_plain(r) for r in self.rows],
         }
+        parts = [f'"{key}": {json.dumps(value, allow_nan=False)}' for key, value in head.items()]
+        rows = ",\n  ".join(json.dumps(_plain(r), allow_nan=False) for r in self.rows)
+        parts.append(f'"rows": [\n  {rows}\n ]')
+        text = ",\n ".join(parts)  # a row is a line, so that a comparison of files is readable
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        path.write_text(f"{{\n {text}\n}}\n", encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> Report:
