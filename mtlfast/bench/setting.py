@@ -28,7 +28,7 @@ class Setting:
         peers: Names of the peers to compare with; None for all of them.
         quick: Fewer cases.
         budget: Seconds for a suite; None for as many rounds as its cases ask for.
-        passes: How often cases are visited at most, each time with data made anew, for a part of their
+        passes: How often cases are visited at most, each time with data made anew, for part of the
             rounds: a slow phase of the machine then hits none of them alone.
     """
 
