@@ -16,6 +16,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "default")  # the peers' warnings are not ours
+    setting_of(config).prepare()
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Module | None:
@@ -28,4 +29,4 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Mod
 @cache
 def setting_of(config: pytest.Config) -> Setting:
     """As ``mtlfast bench`` has it, or its ``--quick``; one for all, with the floor's arrays."""
-    return Setting(quick=not config.getoption("--full"), passes=1)
+    return Setting(quick=not config.getoption("--full"), passes=1, malloc="keep")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from mtlfast.bench import bandwidth, runner
+from mtlfast.bench import allocator, bandwidth, runner
 from mtlfast.bench.case import Case, Samples, Variant
 from mtlfast.bench.rows import Report, Row, row
 from mtlfast.bench.runner import Silent, measure, visit
@@ -35,9 +37,9 @@ class Scripted(Case):
 
     def prepare(self, setting: Setting) -> Mapping[str, Variant]:
         self.log.append("prepare")
-        return {name: partial(self.turn, name) for name in self.script}
+        return {name: partial(self.take, name) for name in self.script}
 
-    def turn(self, name: str) -> float:
+    def take(self, name: str) -> float:
         self.log.append(name)
         return self.script[name]()
 
@@ -47,6 +49,30 @@ class Scripted(Case):
             self.row("A", samples, ("A",), lambda a: a, unit="s"),
             self.row("B over A", samples, ("B", "A"), lambda b, a: b / a, versus="B", target=5),
         ]
+
+
+class Clock:
+    """Stands still but for :meth:`advance`."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    process_time = perf_counter = monotonic
+
+    def advance(self, seconds: float) -> float:
+        self.now += seconds
+        return seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(runner, "time", found)
+    monkeypatch.setattr(bandwidth, "time", found)
+    return found
 
 
 def script(**values: list[float]) -> dict[str, Callable[[], float]]:
@@ -77,6 +103,73 @@ def test_a_case_may_ask_for_fewer_passes() -> None:
     run(case, passes=4)
     assert case.log.count("prepare") == 1
     assert list(case.samples["A"]) == [1, 2, 3]
+
+
+def of_passes(*medians: float) -> dict[str, Callable[[], float]]:
+    """B over A is so much in every round of a pass, of one warm-up and one round; then forever."""
+    values = [m for m in medians for _ in range(2)]
+    return {"A": lambda: 1.0, "B": partial(next, chain(values, repeat(medians[-1])))}
+
+
+def test_cases_whose_ratios_differ_between_passes_are_visited_again(clock: Clock) -> None:
+    sure, unsure = Scripted(of_passes(2.0, 2.0)), Scripted(of_passes(2.0, 3.0, 2.0, 2.0, 2.0))
+    unsure.name = "unsure"
+    for case in (sure, unsure):
+        case.rounds = 2
+    found = measure([sure, unsure], Setting(passes=2, threads=1), Silent())
+    assert sure.log.count("prepare") == 2
+    assert unsure.log.count("prepare") == 3  # the median deviation of 2, 3, 2 is 0
+    assert [r.error for r in found] == [None, 0.0, None, 0.0]
+
+
+@pytest.mark.parametrize(("budget", "visits"), [(None, 5), (21.0, 5), (19.0, 4), (11.0, 2)])
+def test_for_a_fifth_of_the_time_or_what_is_left_of_it(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, budget: float | None, visits: int
+) -> None:
+    monkeypatch.setattr(runner, "MORE", 1.5)
+    values = iter(range(1, 1000))
+    case = Scripted({"A": lambda: 1.0, "B": lambda: clock.advance(2.0) * next(values)})
+    case.rounds = 2
+    measure([case], Setting(passes=2, threads=1, budget=budget), Silent())
+    assert case.log.count("prepare") == visits
+
+
+def test_three_times_the_passes_at_most(clock: Clock) -> None:
+    values = iter(range(1, 1000))
+    case = Scripted({"A": lambda: 1.0, "B": lambda: float(next(values))})
+    measure([case], Setting(passes=2, threads=1), Silent())
+    assert case.log.count("prepare") == 6
+    case.passes = 1
+    assert measure([case], Setting(passes=2, threads=1), Silent())[1].error is None
+    assert case.log.count("prepare") == 7
+
+
+def test_fast_contestants_run_several_times_in_a_turn() -> None:
+    case = Scripted(script(A=[1, 2, 9], B=[4]))
+    case.rounds, case.warmup, case.turn = 1, 0, 4.0
+    run(case)
+    assert case.log == ["prepare", "A", "A", "A", "B"]
+    assert {name: list(s) for name, s in case.samples.items()} == {"A": [2], "B": [4]}
+    fast = Scripted(script(A=[0.01] * 100, B=[1.0] * 100))
+    fast.rounds, fast.warmup, fast.turn = 1, 0, 0.5
+    run(fast)
+    assert fast.log.count("A") == runner.CALLS
+
+
+def test_freed_memory_is_kept_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, int]] = []
+
+    def mallopt(name: int, value: int) -> int:
+        told.append((name, value))
+        return 1
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace(mallopt=mallopt))
+    Setting().prepare()
+    assert not told
+    Setting(malloc="keep").prepare()
+    assert told == [(-4, 0), (-1, -1)]
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace())
+    assert not allocator.keep_freed_memory()
 
 
 def test_cases_take_turns_within_a_pass() -> None:
@@ -141,30 +234,6 @@ def test_a_case_that_cannot_be_prepared_says_why() -> None:
 
     found = run(Unprepared({}))
     assert [r.detail for r in found] == 2 * ["MemoryError: too large"]
-
-
-class Clock:
-    """Stands still but for :meth:`advance`."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    process_time = perf_counter = monotonic
-
-    def advance(self, seconds: float) -> float:
-        self.now += seconds
-        return seconds
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    found = Clock()
-    monkeypatch.setattr(runner, "time", found)
-    monkeypatch.setattr(bandwidth, "time", found)
-    return found
 
 
 def test_a_budget_limits_the_rounds(clock: Clock) -> None:

@@ -29,6 +29,7 @@ SMALL: dict[str, Make] = {
     "transformer": lambda num_tasks: transformer(
         num_tasks, width=8, hidden=16, depth=1, batch=2, tokens=3
     ),
+    "small MLP": lambda num_tasks: mlp(num_tasks, widths=(4, 6, 4), batch=2),
     "tiny MLP": lambda num_tasks: mlp(num_tasks, widths=(4, 4, 4), batch=2),
 }
 SETTING = Setting(threads=1, passes=1)
@@ -109,7 +110,7 @@ def test_full_suite_lists_all_models() -> None:
             assert ("step/exact", f"{name}, K = {num_tasks}") in names
         assert ("step/breakdown", f"{name}, K = 4") in names
     assert ("step/time", "tiny MLP, K = 2") in names
-    assert ("step/methods", "MLP, K = 4, cagrad") in names
+    assert ("step/methods", "small MLP, K = 4, cagrad") in names
     chosen = step.cases(replace(SETTING, tasks=(3,)), SMALL)
     assert {"K = 3"} == {case.name.split(", ")[1] for case in chosen}
 

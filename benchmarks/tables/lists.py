@@ -36,15 +36,21 @@ def missed(results: Results) -> list[str]:
 
 
 def repeated(results: Results) -> list[str]:
-    """How far the ratios of a second run are from those of the first, by figure."""
-    first = {r.key: r for r in results.report("cpu").rows if r.unit == "x" and r.p50}
+    """How far the ratios of a second run are from those of the first, by figure.
+
+    A difference in joint steps may be about zero: it changes by itself, not by a part of itself.
+    """
+    first = {r.key: r for r in results.report("cpu").rows}
     lines = [["figure", f"within {AGREE:.0%}", "median change", "90 % change by less than"]]
     changes: dict[str, list[float]] = {}
-    for name in ("again", "again-step"):
-        for r in results.report(name).rows:
-            if r.key in first and r.unit == "x" and r.p50:
-                change = abs(r.p50 / (first[r.key].p50 or 1.0) - 1.0)
-                changes.setdefault(r.figure, []).append(change)
+    for r in results.report("again").rows:
+        before = first[r.key].p50 if r.key in first else None
+        if r.p50 is None or before is None:
+            continue
+        if r.unit == "x" and before:
+            changes.setdefault(r.figure, []).append(abs(r.p50 / before - 1.0))
+        elif r.unit == "joint":
+            changes.setdefault(f"{r.figure}, differences", []).append(abs(r.p50 - before))
     for figure, found in changes.items():
         agree = f"{sum(change <= AGREE for change in found)} of {len(found)}"
         most = sorted(found)[max(0, -(-9 * len(found) // 10) - 1)]

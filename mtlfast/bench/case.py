@@ -47,7 +47,9 @@ class Case(ABC):
         name: What is compared; the beginning of every row's case.
         rounds: How many samples it wants of each variant.
         warmup: Rounds before, whose samples are dropped, in every pass.
-        passes: At most so many visits; None leaves it to the setting.
+        passes: At most so many visits, and none again; None leaves it to the setting.
+        turn: Seconds that a contestant's turn lasts at least, if its variants return seconds: the
+            fast ones then run several times, and the median counts.
         threads: Of torch; None leaves it to the setting.
         missing: Contestants that are not there, and why; the runner adds those that fail.
         others: CPUs that other processes kept busy meanwhile; the runner sets it.
@@ -58,6 +60,7 @@ class Case(ABC):
     rounds: int = 20
     warmup: int = 2
     passes: int | None = None
+    turn: float = 0.0
     threads: int | None = None
 
     def __init__(self) -> None:

@@ -87,7 +87,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--budget", type=_seconds, metavar="SECONDS", help="for each suite; default: what it needs"
     )
     parser.add_argument(
-        "--passes", type=_number, default=4, metavar="N", help="visits of every case; default: 4"
+        "--passes", type=_number, default=5, metavar="N", help="visits of every case; default: 5"
+    )
+    parser.add_argument(
+        "--malloc",
+        choices=("keep", "default"),
+        help="whether the process keeps the memory that is freed, or the C library decides; "
+        "default: keep, and for mine: default",
     )
     parser.add_argument(
         "--compare",
@@ -126,7 +132,9 @@ def main(options: argparse.Namespace) -> int:
         if options.suites == ["mine"]:
             from mtlfast.bench import mine
 
-            return mine.main(options, _setting(options))
+            setting = _setting(options)
+            setting.prepare()
+            return mine.main(options, setting)
         old = None if options.compare is None else _read(options.compare, "compare")
         out = options.out or (OUT if options.read is None else None)
         report = _report(options, old, out)
@@ -186,6 +194,7 @@ def _run(names: Sequence[str], setting: Setting, out: Path | None) -> Report:
     from mtlfast.bench.environment import environment
     from mtlfast.bench.rows import Report
 
+    setting.prepare()
     minutes: dict[str, str] = {}  # that each suite took
     report = Report({**environment(), "minutes": minutes}, setting.describe())
     interval = 0.2 if sys.stderr.isatty() else 10.0
@@ -256,6 +265,7 @@ def _setting(options: argparse.Namespace) -> Setting:
         quick=options.quick,
         budget=options.budget or (setting.QUICK_BUDGET if options.quick else None),
         passes=1 if options.quick else options.passes,
+        malloc=options.malloc or ("default" if options.suites == ["mine"] else "keep"),
     )
 
 

@@ -16,7 +16,7 @@ MOVED = 0.05
 AGREE = 0.10
 """Ratios whose medians differ by no more agree."""
 
-SMALLER = ("x", "ns", "us", "ms", "s", "bytes", "KB", "MB", "GB", "KP")
+SMALLER = ("x", "joint", "ns", "us", "ms", "s", "bytes", "KB", "MB", "GB", "KP")
 """Units of which less is better, unless the row says otherwise."""
 
 LARGER = ("MB/s", "GB/s", "TB/s")

@@ -192,6 +192,11 @@ MODELS: dict[str, Callable[[int], EngineModel]] = {
 """From K to a model of the sizes that are measured."""
 
 
+def small(num_tasks: int) -> EngineModel:
+    """Linear layers whose K gradients fit in a large cache; 1.1e6 parameters."""
+    return mlp(num_tasks, widths=(512, 512, 512, 512, 512, 256))
+
+
 def tiny(num_tasks: int) -> EngineModel:
     """The network of the MultiDigits job, on batches of 128: all is overhead; 10.4e3 parameters."""
     return mlp(num_tasks, widths=(96, 64, 64), batch=128)

@@ -23,7 +23,8 @@ class Row:
     Attributes:
         figure: Suite and figure that it belongs to, as ``"kernels/floor"``.
         case: What was measured; unique within the figure.
-        unit: Of the numbers: ``"x"`` for a ratio, ``"ms"``, ``"us"``, ``"MB"``, ...
+        unit: Of the numbers: ``"x"`` for a ratio, ``"joint"`` for a difference in steps of joint
+            training, ``"ms"``, ``"us"``, ``"MB"``, ...
         p50: The median; None where nothing was measured, ``detail`` says why.
         p20: A fifth of the runs are below.
         p80: A fifth of the runs are above.
@@ -33,6 +34,7 @@ class Row:
         versus: A peer, where the number is its time or memory over ours: more than 1 is our win.
         detail: What else a reader wants to know.
         others: CPUs that other processes kept busy meanwhile.
+        error: Relative standard error of a ratio's median, from its scatter between passes.
         labels: The case again, for plots: ``{"K": 8, "P": 1e7, "contestant": "TorchJD"}``.
     """
 
@@ -48,6 +50,7 @@ class Row:
     versus: str = ""
     detail: str = ""
     others: float | None = None
+    error: float | None = None
     labels: Mapping[str, Label] = field(default_factory=dict)
 
     @property

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import gc
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mtlfast.bench.case import Case, Variant
 from mtlfast.bench.rows import Row
@@ -21,6 +24,11 @@ from mtlfast.bench.setting import Setting
 __all__ = ["Progress", "Silent", "measure", "said", "visit"]
 
 LEAST_ROUNDS = 2  # of a pass, however little time is left
+NORMAL = 0.6745  # median absolute deviation of a standard normal variable
+CALLS = 8  # of a turn, at most
+SURE = 0.025  # relative standard error of a ratio; two runs are then seldom 10 % apart
+MOST = 3  # times the passes that were asked for
+MORE = 0.2  # of the time that those took, for the cases that are unsure
 
 
 class Progress(Protocol):
@@ -43,46 +51,93 @@ class Silent:
         """Nothing."""
 
 
+@dataclass
+class _Visited:
+    """A case, and what its passes found so far."""
+
+    case: Case
+    least: int
+    passes: list[dict[str, list[float]]] = field(default_factory=list)
+    seconds: float = 0.0
+    """The last pass took."""
+
+    def go(self, setting: Setting, seconds: float = math.inf) -> None:
+        """One more pass."""
+        start = time.monotonic()
+        rounds = math.ceil(self.case.rounds / self.least)
+        self.passes.append(visit(self.case, setting, rounds, seconds))
+        self.seconds = time.monotonic() - start
+
+    def rows(self) -> list[Row]:
+        """Of the samples of all passes; a variant that is not in all of them has no partners."""
+        in_all = [n for n in self.passes[0] if all(n in found for found in self.passes)]
+        samples = {n: np.concatenate([found[n] for found in self.passes]) for n in in_all}
+        errors = self.errors()
+        return [replace(r, error=errors.get(r.key)) for r in self.case.rows(samples)]
+
+    def errors(self) -> dict[str, float]:
+        """Relative standard errors of the ratios by key, from their scatter between passes."""
+        if len(self.passes) < 2:
+            return {}
+        medians: dict[str, list[float]] = {}
+        for found in self.passes:
+            for r in self.case.rows({name: np.array(s) for name, s in found.items()}):
+                if r.unit == "x" and r.p50:
+                    medians.setdefault(r.key, []).append(r.p50)
+        in_all = {k: np.array(v) for k, v in medians.items() if len(v) == len(self.passes)}
+        return {key: _relative_error(values) for key, values in in_all.items()}
+
+
+def _relative_error(values: NDArray[np.float64]) -> float:
+    """Of their median; by the median deviation, since the first pass is often an outlier."""
+    middle = np.median(values)
+    deviation = np.median(np.abs(values - middle)) / NORMAL
+    return float(deviation / abs(middle) / math.sqrt(len(values)))
+
+
 def measure(cases: Sequence[Case], setting: Setting, progress: Progress) -> list[Row]:
     """Runs all cases and returns their rows, in order.
 
     Memory bandwidth and load of a machine drift by a factor of two within seconds: only samples of
     one round are comparable, so ratios are formed per round before their median is taken. What
-    drifts within minutes, and where in memory the data came to lie, differs from pass to pass.
+    drifts within minutes, and where in memory the data came to lie, differs from pass to pass:
+    cases whose ratios do so by more than :data:`SURE` are visited again.
     """
-    plan = [
-        (turn, case)
-        for turn in range(setting.passes)
-        for case in cases
-        if case.passes is None or turn < case.passes
-    ]
+    visited = [_Visited(case, min(setting.passes, case.passes or setting.passes)) for case in cases]
+    plan = [one for turn in range(setting.passes) for one in visited if turn < one.least]
     progress.expect(len(plan))
-    samples: dict[int, dict[str, list[float]]] = {id(case): {} for case in cases}
-    end = math.inf if setting.budget is None else time.monotonic() + setting.budget
-    for done, (turn, case) in enumerate(plan):
-        progress.step(f"{case.figure}: {case.name}")
-        passes = min(setting.passes, case.passes or setting.passes)
-        rounds = math.ceil(case.rounds / passes)
-        seconds = (end - time.monotonic()) / (len(plan) - done)
-        found = visit(case, setting, rounds, seconds)
-        _collect(samples[id(case)], found, first=turn == 0)
-    return [
-        row
-        for case in cases
-        for row in case.rows({name: np.array(s) for name, s in samples[id(case)].items()})
-    ]
+    start = time.monotonic()
+    end = math.inf if setting.budget is None else start + setting.budget
+    for done, one in enumerate(plan):
+        progress.step(f"{one.case.figure}: {one.case.name}")
+        one.go(setting, (end - time.monotonic()) / (len(plan) - done))
+    if setting.budget is None:
+        end = time.monotonic() + MORE * (time.monotonic() - start)
+    _visit_again(visited, setting, progress, end)
+    return [row for one in visited for row in one.rows()]
 
 
-def _collect(into: dict[str, list[float]], found: dict[str, list[float]], *, first: bool) -> None:
-    """Appends a pass; a variant that is not in all passes would have no partners: it goes."""
-    if first:
-        into.update(found)
-        return
-    for name in list(into):
-        if name in found:
-            into[name] += found[name]
-        else:
-            del into[name]
+def _visit_again(
+    visited: Sequence[_Visited], setting: Setting, progress: Progress, end: float
+) -> None:
+    """The case with the least sure ratio, again and again until all are sure or time is over."""
+    worst = {id(one): max(one.errors().values(), default=0.0) for one in visited}
+    while True:
+        unsure = [
+            one
+            for one in visited
+            if one.case.passes is None
+            and worst[id(one)] > SURE
+            and len(one.passes) < MOST * one.least
+            and time.monotonic() + one.seconds <= end
+        ]
+        if not unsure:
+            return
+        one = max(unsure, key=lambda one: worst[id(one)])
+        progress.expect(1)
+        progress.step(f"{one.case.figure}: {one.case.name}, again")
+        one.go(setting, end - time.monotonic())
+        worst[id(one)] = max(one.errors().values(), default=0.0)
 
 
 def visit(
@@ -138,13 +193,21 @@ def visit(
 def _round(case: Case, variants: dict[str, Variant], found: dict[str, list[float]] | None) -> None:
     for name in list(variants):
         try:
-            sample = variants[name]()
+            sample = _turn(variants[name], case.turn)
         except Exception as error:
             case.missing[name] = said(error)
             del variants[name]
             continue
         if found is not None:
             found[name].append(sample)
+
+
+def _turn(variant: Variant, seconds: float) -> float:
+    """The median of as many calls as fill the time, but of :data:`CALLS` at most."""
+    calls = [variant()]
+    while sum(calls) < seconds and len(calls) < CALLS:
+        calls.append(variant())
+    return statistics.median(calls)
 
 
 def said(error: BaseException, limit: int = 120) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from mtlfast.bench.allocator import keep_freed_memory
 from mtlfast.bench.bandwidth import Bandwidth, CopyBandwidth
 
 __all__ = ["QUICK_BUDGET", "Setting"]
@@ -28,8 +29,10 @@ class Setting:
         peers: Names of the peers to compare with; None for all of them.
         quick: Fewer cases.
         budget: Seconds for a suite; None for as many rounds as its cases ask for.
-        passes: How often cases are visited at most, each time with data made anew, for part of the
-            rounds: a slow phase of the machine then hits none of them alone.
+        passes: How often cases are visited, each time with data made anew, for part of the rounds:
+            a slow phase of the machine then hits none of them alone. Those whose ratios differ from
+            pass to pass are visited more often.
+        malloc: ``"keep"``: of memory that is freed, see :func:`keep_freed_memory`.
     """
 
     tasks: tuple[int, ...] | None = None
@@ -40,7 +43,13 @@ class Setting:
     peers: tuple[str, ...] | None = None
     quick: bool = False
     budget: float | None = None
-    passes: int = 4
+    passes: int = 5
+    malloc: str = "default"
+
+    def prepare(self) -> None:
+        """Sets what holds for the whole process."""
+        if self.malloc == "keep":
+            keep_freed_memory()
 
     def wants(self, peer: str) -> bool:
         """Whether a peer is to be compared with."""
@@ -71,4 +80,5 @@ class Setting:
             "quick": self.quick,
             "budget_seconds": self.budget,
             "passes": self.passes,
+            "malloc": self.malloc,
         }

@@ -31,7 +31,6 @@ class Added(Sized):
 
     figure = "kernels/methods"
     rounds = 16
-    passes = 2
 
     def __init__(self, setting: Setting, num_tasks: int, total: int) -> None:
         super().__init__(setting, num_tasks, total)

@@ -74,9 +74,9 @@ class Contest(Sized):
         tells_ours: Whether our own time is among the rows.
     """
 
-    rounds = 12
+    rounds = 15
     warmup = 1
-    passes = 2
+    turn = 0.1
 
     def __init__(
         self,

@@ -43,8 +43,8 @@ class Fused(Sized):
     """
 
     figure = "kernels/fused"
-    rounds = 16
-    passes = 2
+    rounds = 24
+    turn = 0.05
 
     def __init__(self, setting: Setting, num_tasks: int, total: int, optimizer: str) -> None:
         super().__init__(setting, num_tasks, total, optimizer, optimizer=optimizer)

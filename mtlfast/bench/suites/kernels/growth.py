@@ -28,7 +28,6 @@ class Params(Sized):
 
     figure = "kernels/growth"
     rounds = 20
-    passes = 2
 
     def prepare(self, setting: Setting) -> Mapping[str, Variant]:
         """Ours between two measurements of the memory."""
@@ -55,7 +54,6 @@ class Tensors(Sized):
 
     figure = "kernels/tensors"
     rounds = 40
-    passes = 2
 
     def __init__(self, setting: Setting, num_tasks: int, total: int, num_tensors: int) -> None:
         words = f"{num_tensors} tensor{'s' * (num_tensors > 1)}"

@@ -41,7 +41,7 @@ def cases(setting: Setting) -> Sequence[Case]:
         for method in MAIN:
             for num_tasks in setting.choose_tasks(4):
                 small = Contest(setting, num_tasks, workloads.SMALL, method)
-                small.rounds = 40
+                small.rounds, small.turn = 60, 0.0
                 found.append(small)
     return found
 
@@ -52,10 +52,10 @@ def _large(setting: Setting, num_tasks: int, total: int, method: str) -> list[Co
     if fast.measured_before and method in MAIN and num_tasks in TARGETS:
         fast.targets = {"TorchJD": TARGETS[num_tasks]}
     if method not in MAIN:
-        fast.rounds, fast.passes = 8, 1
+        fast.rounds = 10
     if setting.quick:
         return [fast]
     slow = Contest(setting, num_tasks, total, method, takes=lambda name: name not in FAST)
-    slow.rounds, slow.passes, slow.warmup = 3, 1, 0  # the check of the results warmed them up
+    slow.rounds, slow.warmup = 5, 0  # the check of the results warmed them up
     slow.tells_ours = False
     return [fast, slow]

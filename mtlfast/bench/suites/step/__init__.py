@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from mtlfast.bench.case import Case
 from mtlfast.bench.contestants import Make
-from mtlfast.bench.models import MODELS, tiny
+from mtlfast.bench.models import MODELS, small, tiny
 from mtlfast.bench.setting import Setting
 from mtlfast.bench.suites.step import breakdown, cost, exact, methods, training
 
@@ -20,7 +20,7 @@ FIGURES = {
     **cost.FIGURES,
 }
 
-MAKERS: Mapping[str, Make] = {**MODELS, "tiny MLP": tiny}
+MAKERS: Mapping[str, Make] = {**MODELS, "small MLP": small, "tiny MLP": tiny}
 
 
 def cases(setting: Setting, makers: Mapping[str, Make] = MAKERS) -> Sequence[Case]:
@@ -45,7 +45,7 @@ def cases(setting: Setting, makers: Mapping[str, Make] = MAKERS) -> Sequence[Cas
         of_peers = methods.of_peers(setting, count)
         few = setting.quick or (count == 8 and setting.tasks is None)
         found += [
-            methods.Method(name, "MLP", count, makers["MLP"])
+            methods.Method(name, "small MLP", count, makers["small MLP"])
             for name in of_peers
             if not few or name in methods.FEW
         ]

@@ -25,7 +25,7 @@ FIGURES = {
     "step/methods-cost-ms": "the same steps, one alone",
 }
 
-ROUNDS = {"MLP": (5, 1), "tiny MLP": (60, 3)}
+ROUNDS = {"tiny MLP": 60}
 
 
 def greatest(losses: Tensor) -> Tensor:
@@ -53,12 +53,13 @@ class Cost(ModelCase):
 
     figure = "step/methods-cost"
     warmup = 1
+    turn = 0.15
 
     def __init__(self, model: str, num_tasks: int, make: Make | None = None) -> None:
         super().__init__(model, num_tasks, make)
-        self.rounds, self.passes = ROUNDS.get(model, (8, 1))
+        self.rounds = ROUNDS.get(model, 5)
         if model == "tiny MLP":
-            self.threads = 1
+            self.threads, self.turn = 1, 0.0
 
     def prepare(self, setting: Setting) -> Mapping[str, Variant]:
         """Joint training and a step of each method under "auto"."""

@@ -44,9 +44,9 @@ class Method(ModelCase):
     """
 
     figure = "step/methods"
-    rounds = 3
-    passes = 1
-    warmup = 0
+    rounds = 25
+    warmup = 1
+    turn = 0.02
 
     def __init__(self, method: str, model: str, num_tasks: int, make: Make | None = None) -> None:
         super().__init__(model, num_tasks, make, method)

@@ -25,8 +25,7 @@ FIGURES = {
     "step/peers": "time of a peer's training step over ours",
 }
 
-ROUNDS = {"MLP": (6, 2), "CNN": (5, 1), "transformer": (4, 1), "tiny MLP": (60, 3)}
-"""And passes; a step of the transformer takes three times the others'."""
+ROUNDS = {"tiny MLP": 60}
 CLOSE = ("TorchJD", "torch")
 """Peers that cost about as much as ours; the others cost up to forty times that."""
 FACTORED = {2: 1.45, 4: 2.1, 8: 3.0}
@@ -37,13 +36,16 @@ class Training(ModelCase):
     """All contestants on one model, but for the slow peers."""
 
     figure = "step/time"
-    warmup = 0  # every contestant has made a step before its first turn
+    warmup = 1
+    turn = 0.15
 
     def __init__(self, model: str, num_tasks: int, make: Make | None = None) -> None:
         super().__init__(model, num_tasks, make)
-        self.rounds, self.passes = ROUNDS.get(model, (8, 2))
+        self.rounds = ROUNDS.get(model, 5)
+        if model == "transformer":
+            self.warmup = 0  # three times the others' step, and every contestant has made one
         if model == "tiny MLP":
-            self.warmup = 2
+            self.warmup, self.turn = 2, 0.0
             self.threads = 1  # a second one costs more than it brings
 
     def prepare(self, setting: Setting) -> Mapping[str, Variant]:
@@ -113,13 +115,18 @@ class Training(ModelCase):
         bound = self.model in MODELS
 
         def beside(
-            label: str, needs: str, value: Callable[..., Any], target: float | None = None
+            label: str,
+            needs: str,
+            value: Callable[..., Any],
+            target: float | None = None,
+            unit: str = "x",
         ) -> Row:
             return self.row(
                 label,
                 samples,
                 tuple(needs.split("; ")),
                 value,
+                unit=unit,
                 figure="step/beside",
                 target=target if bound else None,
                 labels=self.labels(part=label),
@@ -146,12 +153,14 @@ class Training(ModelCase):
                 "streaming; batched; joint",
                 lambda streaming, batched, joint: (streaming - batched) / joint,
                 1.1,
+                "joint",
             ),
             beside(
                 "(sketched - K backwards) / joint",
                 "sketched; K backwards; joint",
                 lambda sketched, bare, joint: (sketched - bare) / joint,
                 1.3,
+                "joint",
             ),
         ]
 
@@ -163,7 +172,8 @@ class Others(Training):
 
     def __init__(self, model: str, num_tasks: int, make: Make | None = None) -> None:
         super().__init__(model, num_tasks, make)
-        self.rounds, self.passes = (self.rounds, 1) if model == "tiny MLP" else (4, 1)
+        if model != "tiny MLP":
+            self.warmup = 0  # every contestant has made a step before its first turn
 
     def prepare(self, setting: Setting) -> Mapping[str, Variant]:
         """Those that are not in ``CLOSE``."""
