@@ -28,6 +28,7 @@ TABLES: Tables = {
     "burgers": quality.BURGERS,
     "two_objectives": quality.TWO_OBJECTIVES,
     "two_objectives_cagrad": quality.TWO_OBJECTIVES_CAGRAD,
+    "malloc": lists.MALLOC,
     "repeated": lists.repeated,
     "wins": lists.wins,
     "missed": lists.missed,

@@ -5,11 +5,33 @@ from __future__ import annotations
 import statistics
 
 from benchmarks.marks import Results
-from benchmarks.tables.base import markdown
+from benchmarks.tables.base import Table, markdown
 from mtlfast.bench.compare import AGREE
 from mtlfast.bench.digits import three
 
-__all__ = ["missed", "repeated", "wins"]
+__all__ = ["MALLOC", "missed", "repeated", "wins"]
+
+GIVEN, STEP = "kernels/peers/pcgrad, K = 8, P = 1e+07", "step/peers/MLP, K = 8, best mode of"
+
+MALLOC = Table(
+    rows={
+        "given gradients, P = 1e7: TorchJD, Gramian sum": {"key": f"{GIVEN}, TorchJD, Gramian sum"},
+        "given gradients, P = 1e7: TorchJD, default": {"key": f"{GIVEN}, TorchJD, default"},
+        "given gradients, P = 1e7: torch, stack + matmul": {
+            "key": f"{GIVEN}, torch, stack + matmul"
+        },
+        **{
+            f"step, MLP: {peer}'s best mode": {"key": f"{STEP} {peer} / auto"}
+            for peer in ("TorchJD", "torch", "LibMTL", "conflictfree", "pytorch_optimizer")
+        },
+    },
+    columns={
+        "freed memory kept": '{cpu "<key>" .2f}',
+        "malloc's default": '{malloc "<key>" .2f}',
+    },
+    corner="PCGrad, K = 8: a peer's time over ours",
+)
+"""What a peer gains where the process keeps freed memory."""
 
 
 def wins(results: Results) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import tempfile
 import textwrap
@@ -88,6 +89,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--passes", type=_number, default=5, metavar="N", help="visits of every case; default: 5"
+    )
+    parser.add_argument(
+        "--only",
+        type=_pattern,
+        default="",
+        metavar="REGEX",
+        help="cases as the progress bar names them, such as 'step/time: MLP, K = 8'; default: all",
     )
     parser.add_argument(
         "--malloc",
@@ -265,6 +273,7 @@ def _setting(options: argparse.Namespace) -> Setting:
         quick=options.quick,
         budget=options.budget or (setting.QUICK_BUDGET if options.quick else None),
         passes=1 if options.quick else options.passes,
+        only=options.only,
         malloc=options.malloc or ("default" if options.suites == ["mine"] else "keep"),
     )
 
@@ -284,6 +293,16 @@ def _words(text: str) -> tuple[str, ...]:
 
 def _numbers(text: str) -> tuple[int, ...]:
     return tuple(_number(word) for word in _words(text))
+
+
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(
+            f"expected a regular expression, found {text!r}: {error}"
+        ) from None
+    return text
 
 
 def _seconds(word: str) -> float:

@@ -185,11 +185,13 @@ def _line(r: Row, width: int) -> str:
     if r.p50 is None:
         return f"  {r.case:<{width}} not measured: {r.detail}"
     spread = "" if r.runs < 2 else f"[{r.p20:.4g}, {r.p80:.4g}]"
+    error = "" if r.error is None else f"±{r.error:.1%}"
     goal = "" if r.target is None else f"{'>=' if r.at_least else '<='} {r.target:g}"
     met = {None: "", True: "met", False: "MISSED"}[r.met]
     busy = r.others is not None and r.others > 0.1
     warning = f" (others used {r.others:.1f} CPUs: repeat)" if busy else ""
-    line = f"  {r.case:<{width}} {r.p50:>8.4g} {r.unit:<5} {spread:<20} {goal:<9} {met:<7}"
+    number = f"{r.p50:>8.4g} {r.unit:<5} {spread:<20} {error:<6}"
+    line = f"  {r.case:<{width}} {number} {goal:<9} {met:<7}"
     return f"{line}{r.detail}{warning}".rstrip()
 
 

@@ -32,6 +32,7 @@ class Setting:
         passes: How often cases are visited, each time with data made anew, for part of the rounds:
             a slow phase of the machine then hits none of them alone. Those whose ratios differ from
             pass to pass are visited more often.
+        only: Cases whose ``figure: name`` this regular expression finds; empty for all.
         malloc: ``"keep"``: of memory that is freed, see :func:`keep_freed_memory`.
     """
 
@@ -44,6 +45,7 @@ class Setting:
     quick: bool = False
     budget: float | None = None
     passes: int = 5
+    only: str = ""
     malloc: str = "default"
 
     def prepare(self) -> None:
@@ -80,5 +82,6 @@ class Setting:
             "quick": self.quick,
             "budget_seconds": self.budget,
             "passes": self.passes,
+            "only": self.only,
             "malloc": self.malloc,
         }

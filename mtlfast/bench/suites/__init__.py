@@ -7,6 +7,7 @@ which lists what the runner measures, or ``run(setting, progress)``, which retur
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,10 +37,10 @@ def run(name: str, setting: Setting, progress: Progress) -> list[Row]:
 
 
 def cases(name: str, setting: Setting) -> Sequence[Case]:
-    """The cases of a suite, none if it runs by itself."""
+    """The cases of a suite that are asked for, none if it runs by itself."""
     module = _module(name)
     found: Sequence[Case] = module.cases(setting) if hasattr(module, "cases") else ()
-    return found
+    return [case for case in found if re.search(setting.only, f"{case.figure}: {case.name}")]
 
 
 def titles(name: str) -> dict[str, str]:
