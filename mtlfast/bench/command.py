@@ -187,6 +187,8 @@ def _report(options: argparse.Namespace, old: Report | None, out: Path | None) -
                 f"SUITE: expected some of {', '.join(suites.SUITES)}, or mine alone, found {name!r}"
             )
     setting = _setting(options)
+    if setting.only and not any(suites.cases(name, setting) for name in names):
+        raise UsageError(f"--only: expected to find a case, found none by {setting.only!r}")
     for folder in (path for path in (out and out.parent, options.plots) if path is not None):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):  # rather now than after an hour
