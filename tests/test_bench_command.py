@@ -9,7 +9,19 @@ import pytest
 from mtlfast.bench import setting
 from mtlfast.cli import main
 
-ONE = ["solvers", "--only", "solvers/call: config, K = 2$", "--peers", "none", "--passes", "2"]
+pytest.importorskip("tqdm")
+pytest.importorskip("matplotlib")
+
+ONE = [
+    "solvers",
+    "quality",
+    "--only",
+    "solvers/call: config, K = 2$",
+    "--peers",
+    "none",
+    "--passes",
+    "2",
+]
 
 
 @pytest.mark.parametrize(
@@ -18,6 +30,7 @@ ONE = ["solvers", "--only", "solvers/call: config, K = 2$", "--peers", "none", "
         (["nothing"], "SUITE: expected some of kernels, solvers, step, memory, quality, or mine"),
         (["solvers", "--peers", "nobody"], "--peers: expected some of .*TorchJD.*, found 'nobody'"),
         (["solvers", "--device", "tpu9"], "--device: expected cpu or cuda, found 'tpu9'"),
+        (["quality", "--only", "pcgrad"], "--only: expected to find a case, found none by"),
         (["solvers", "--only", "nosuchcase"], "--only: expected to find a case, found none by"),
         (["--read", "absent.json"], "--read: .*absent.json"),
         (["--compare", "absent.json"], "--compare: .*absent.json"),
@@ -54,7 +67,7 @@ def test_a_run_can_be_read_and_compared(tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["bench", *ONE, "--malloc", "default", "--out", str(path)]) == 0
     printed = capsys.readouterr().out
     found = json.loads(path.read_text())
-    assert found["setting"]["only"] == ONE[2]
+    assert found["setting"]["only"] == ONE[3]
     assert (found["setting"]["passes"], found["setting"]["malloc"]) == (2, "default")
     assert "solvers/call/config, K = 2" in {f"{r['figure']}/{r['case']}" for r in found["rows"]}
     assert {r["case"] for r in found["rows"]} == {"config, K = 2"}

@@ -177,6 +177,7 @@ def test_errors_of_a_user(
         (["--import", "no_such.part:f"], "expected a module 'no_such.part' in FOLDER or installed"),
         (["--import", "a/b.py:f"], "--import: expected a file, found none at FOLDER/a/b.py"),
         (["--import", "a:f", "--tasks", "4"], "--tasks: expected no such option beside mine"),
+        (["--import", "a:f", "--only", "x"], "--only: expected no such option beside mine"),
         (["--import", "a:f", "--methods", "cagrda"], "--methods: expected names as in"),
     ],
 )

@@ -123,7 +123,7 @@ def test_cases_whose_ratios_differ_between_passes_are_visited_again(clock: Clock
 
 
 @pytest.mark.parametrize(("budget", "visits"), [(None, 5), (21.0, 5), (19.0, 4), (11.0, 2)])
-def test_for_a_fifth_of_the_time_or_what_is_left_of_it(
+def test_for_a_part_of_the_time_or_what_is_left_of_it(
     clock: Clock, monkeypatch: pytest.MonkeyPatch, budget: float | None, visits: int
 ) -> None:
     monkeypatch.setattr(runner, "MORE", 1.5)

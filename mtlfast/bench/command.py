@@ -93,7 +93,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--only",
         type=_pattern,
-        default="",
         metavar="REGEX",
         help="cases as the progress bar names them, such as 'step/time: MLP, K = 8'; default: all",
     )
@@ -187,8 +186,10 @@ def _report(options: argparse.Namespace, old: Report | None, out: Path | None) -
                 f"SUITE: expected some of {', '.join(suites.SUITES)}, or mine alone, found {name!r}"
             )
     setting = _setting(options)
-    if setting.only and not any(suites.cases(name, setting) for name in names):
-        raise UsageError(f"--only: expected to find a case, found none by {setting.only!r}")
+    if setting.only:
+        names = [name for name in names if suites.cases(name, setting)]
+        if not names:
+            raise UsageError(f"--only: expected to find a case, found none by {setting.only!r}")
     for folder in (path for path in (out and out.parent, options.plots) if path is not None):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):  # rather now than after an hour
@@ -275,7 +276,7 @@ def _setting(options: argparse.Namespace) -> Setting:
         quick=options.quick,
         budget=options.budget or (setting.QUICK_BUDGET if options.quick else None),
         passes=1 if options.quick else options.passes,
-        only=options.only,
+        only=options.only or "",
         malloc=options.malloc or ("default" if options.suites == ["mine"] else "keep"),
     )
 

@@ -39,7 +39,7 @@ BATCHES, QUICK_BATCHES = 50, 10
 SECONDS, QUICK_SECONDS = 200.0, 60.0
 """Of a whole run beside its preparation."""
 PARTS = {"engines": 0.5, "methods": 0.25, "conflicts": 0.25}
-FOREIGN = ("tasks", "params", "peers", "plots", "compare", "read")
+FOREIGN = ("tasks", "params", "peers", "plots", "compare", "read", "only")
 """Options of the other suites."""
 
 
